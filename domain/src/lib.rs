@@ -1,1 +1,31 @@
+//! The rules of a rental business: aggregates, commands, events. Pure: no I/O, no clock, no environment.
+//!
+//! Each aggregate decides in a plain synchronous function ([`Decide::decide`]); cqrs-es's async `handle` is a bridge to
+//! it ([`bridge!`]). Facts from outside (the time, another stream's state) travel inside the command or the [`Moment`].
 
+mod aggregate;
+mod calendar;
+mod fault;
+mod ids;
+mod money;
+mod personal;
+mod refusal;
+mod sha256;
+
+pub mod auth;
+pub mod finances;
+pub mod legal;
+pub mod reports;
+pub mod units;
+
+pub use aggregate::{AggregateKind, Context, Decide, Fact, Moment, StreamId};
+pub use calendar::{DateRange, today_in, zone};
+pub use fault::Fault;
+pub use ids::*;
+pub use money::{Currency, Money, MoneyError};
+pub use personal::Personal;
+pub use refusal::{Refusal, RefusalClass, Refused};
+pub use sha256::Sha256;
+
+pub use cqrs_es::{Aggregate, DomainEvent};
+pub use jiff::{Timestamp, civil::Date};

@@ -1,0 +1,209 @@
+//! The event log of one context: append, load, read in order.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use cqrs_es::persist::SerializedEvent;
+use domain::{Context, Date, StreamId, Timestamp};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::{Error, Result};
+
+/// Place in a context's whole log: 1, 2, 3 … without gaps, in commit order. 0 is before the first event.
+pub type Position = u64;
+
+/// Identifies one life of a log; a log restored to an earlier moment gets a new one by `casitas` tooling.
+pub type Incarnation = Uuid;
+
+/// Who caused an event and how it hangs together with others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metadata {
+    /// `user:<id>`, `policy:<name>`, `timer:<name>`, `worker:<name>`, `cli` or `demo`.
+    pub actor: String,
+    /// The whole conversation.
+    pub correlation_id: Uuid,
+    /// The direct parent: the event or request that led here.
+    pub causation_id: Option<Uuid>,
+    /// W3C traceparent of the request.
+    pub traceparent: Option<String>,
+}
+
+/// One event to be appended; its payload is already sealed.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    pub event_id: Uuid,
+    pub event_type: String,
+    pub event_version: String,
+    pub payload: Box<RawValue>,
+    pub effective_on: Date,
+}
+
+/// Events for one stream, valid only if the stream's last sequence is `expected_version` (0 for a new stream).
+#[derive(Clone, Debug)]
+pub struct StreamAppend {
+    pub stream: StreamId,
+    pub expected_version: u64,
+    pub events: Vec<NewEvent>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Keys of HTTP callers.
+    Days30,
+    /// Keys that policies and timers derive from events.
+    Forever,
+}
+
+/// An idempotency key as used by one command.
+#[derive(Clone, Debug)]
+pub struct KeyUse {
+    /// Principal and route, or the policy's name.
+    pub scope: String,
+    pub key: String,
+    /// SHA-256 of the request (lower-case hex).
+    pub request_hash: String,
+    pub keep: Keep,
+    /// The small outcome to answer a repetition with (ids and versions, never a body with personal data).
+    pub outcome: serde_json::Value,
+}
+
+/// What is stored of a committed command's key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KeyRecord {
+    pub request_hash: String,
+    pub outcome: serde_json::Value,
+    /// The last position of the command's events.
+    pub position: Position,
+}
+
+/// One command's events: they stand or fall together.
+#[derive(Clone, Debug)]
+pub struct AppendRequest {
+    pub key: Option<KeyUse>,
+    pub metadata: Metadata,
+    /// At least one stream with at least one event; each stream at most once.
+    pub streams: Vec<StreamAppend>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum AppendOutcome {
+    /// Durable. Also the answer when these very event ids were committed by an earlier call whose reply was lost.
+    Committed { first: Position, last: Position, recorded_at: Timestamp },
+    /// A stream is not at its expected version; nothing of this command was written.
+    VersionConflict { stream: StreamId, actual: u64 },
+    /// The key was used by the same request before; nothing was written now.
+    Replayed(KeyRecord),
+    /// The key was used by a different request.
+    KeyReused,
+}
+
+/// A stored event.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    pub position: Position,
+    pub event_id: Uuid,
+    pub stream: StreamId,
+    /// Place in the stream: 1, 2, 3 …
+    pub sequence: u64,
+    pub event_type: String,
+    pub event_version: String,
+    /// As stored: personal data sealed unless a [`crate::Sealer`] opened it.
+    pub payload: Box<RawValue>,
+    pub effective_on: Date,
+    pub recorded_at: Timestamp,
+    pub metadata: Metadata,
+}
+
+impl Recorded {
+    /// The typed event of an (opened) payload.
+    pub fn decode<E: serde::de::DeserializeOwned>(&self) -> Result<E> {
+        serde_json::from_str(self.payload.get()).map_err(|error| {
+            Error::corrupt(format!(
+                "event {} {} v{} at {}:{} cannot be read: {error}",
+                self.event_id, self.event_type, self.event_version, self.stream.context(), self.position
+            ))
+        })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogHead {
+    pub incarnation: Incarnation,
+    pub position: Position,
+    /// The event at `position`; `None` for an empty log.
+    pub event_id: Option<Uuid>,
+    pub recorded_at: Option<Timestamp>,
+}
+
+/// How far a follower has got.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    pub incarnation: Incarnation,
+    pub position: Position,
+    /// The event at `position`; `None` at 0. Lets a follower notice a log restored to an earlier moment.
+    pub event_id: Option<Uuid>,
+}
+
+#[async_trait]
+pub trait EventLog: SubjectKeys + FollowerCheckpoints + Send + Sync + 'static {
+    fn context(&self) -> Context;
+
+    /// A stream's events after a sequence, in order, through postgres-es / sqlite-es. Payloads as stored (sealed).
+    async fn load(&self, stream: &StreamId, after_sequence: u64) -> Result<Vec<SerializedEvent>>;
+
+    /// Appends a batch in one durable transaction; one outcome a request, in order. A stream occurs at most once in a batch.
+    /// `Rejected` when the content of some request is refused (then nothing was written), `UnknownOutcome` when the
+    /// connection was lost: resend with the same event ids.
+    async fn append(&self, batch: &[AppendRequest]) -> Result<Vec<AppendOutcome>>;
+
+    /// The events after a position in order, at most `limit`. A gap is `Corrupt`, never a silent skip; an error is an error,
+    /// never a short answer.
+    async fn read(&self, after: Position, limit: usize) -> Result<Vec<Recorded>>;
+
+    async fn head(&self) -> Result<LogHead>;
+
+    /// The record of a key that is still kept.
+    async fn find_key(&self, scope: &str, key: &str) -> Result<Option<KeyRecord>>;
+}
+
+/// The wrapped keys of data subjects, beside the log.
+#[async_trait]
+pub trait SubjectKeys: Send + Sync + 'static {
+    async fn subject_key(&self, subject: &str) -> Result<Option<Vec<u8>>>;
+    /// Stores a wrapped key unless the subject has one; answers the one that is stored. `Rejected` for an erased subject.
+    async fn create_subject_key(&self, subject: &str, wrapped: &[u8]) -> Result<Vec<u8>>;
+    /// Destroys the key for good; a later `create_subject_key` for this subject is `Rejected`.
+    async fn destroy_subject_key(&self, subject: &str) -> Result<()>;
+}
+
+/// Checkpoints of followers that write to this context's database (policies, timers, dispatchers).
+#[async_trait]
+pub trait FollowerCheckpoints: Send + Sync + 'static {
+    async fn follower_checkpoint(&self, name: &str) -> Result<Option<Checkpoint>>;
+    /// Leadership of a follower until the process ends or the connection is lost: a new, higher term; `None` while another
+    /// process holds it.
+    async fn claim_follower(&self, name: &str) -> Result<Option<u64>>;
+    /// Compare-and-set: `Conflict` when the term is not the latest or the checkpoint is not at `from` (`None`: absent).
+    async fn advance_follower(&self, name: &str, term: u64, from: Option<Position>, to: &Checkpoint) -> Result<()>;
+}
+
+/// The logs that a process can reach.
+#[derive(Clone, Default)]
+pub struct Logs(HashMap<Context, Arc<dyn EventLog>>);
+
+impl Logs {
+    pub fn new(logs: impl IntoIterator<Item = Arc<dyn EventLog>>) -> Self {
+        Self(logs.into_iter().map(|log| (log.context(), log)).collect())
+    }
+
+    pub fn get(&self, context: Context) -> Result<&Arc<dyn EventLog>> {
+        self.0.get(&context).ok_or_else(|| Error::NotFound(format!("this process has no access to the {context} log")))
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn EventLog>> {
+        self.0.values()
+    }
+}

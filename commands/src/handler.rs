@@ -1,0 +1,292 @@
+//! Executes commands.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::{Context, Decide, Moment, StreamId};
+use ports::{AppendOutcome, AppendRequest, Clock, Error, Hints, Keep, KeyUse, Logs, Metadata, Position, Sealer, StreamAppend};
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::appender::Appender;
+use crate::in_flight::InFlight;
+use crate::step::{Decided, Loaded, Loader, LoaderHandle, Step};
+use crate::CommandError;
+
+/// Commands on one stream queue behind one of these within a process, instead of colliding in the log.
+const STRIPES: usize = 1_024;
+/// Decisions a command may take anew because another process was first.
+const ATTEMPTS_MAX: usize = 20;
+
+/// An idempotency key as the caller gave it.
+#[derive(Clone, Debug)]
+pub struct Key {
+    /// Principal and route, or the policy's name.
+    pub scope: String,
+    pub key: String,
+    /// SHA-256 of the request in hex.
+    pub request_hash: String,
+    pub keep: Keep,
+}
+
+/// Who issues a command and how.
+#[derive(Clone, Debug)]
+pub struct Issue {
+    pub metadata: Metadata,
+    pub key: Option<Key>,
+    /// The version the caller saw of the first step's stream.
+    pub if_match: Option<u64>,
+    /// How long the caller waits in all.
+    pub timeout: Duration,
+    /// What the caller wants remembered with the key beside version and position (ids it made); an object.
+    pub remember: Value,
+}
+
+impl Issue {
+    /// R14 of reliability-security.md: no call waits longer.
+    pub const TIMEOUT: Duration = Duration::from_millis(1_900);
+
+    pub fn by(actor: impl Into<String>) -> Self {
+        Self {
+            metadata: Metadata {
+                actor: actor.into(),
+                correlation_id: Uuid::now_v7(),
+                causation_id: None,
+                traceparent: None,
+            },
+            key: None,
+            if_match: None,
+            timeout: Self::TIMEOUT,
+            remember: json!({}),
+        }
+    }
+
+    /// A command that a follower derives from an event: the key is kept for ever, so that doing it again is a no-op.
+    pub fn derived(actor: impl Into<String>, key: impl Into<String>, cause: Option<(Uuid, Uuid)>) -> Self {
+        let actor = actor.into();
+        let mut issue = Self::by(actor.clone());
+        if let Some((event_id, correlation_id)) = cause {
+            issue.metadata.causation_id = Some(event_id);
+            issue.metadata.correlation_id = correlation_id;
+        }
+        issue.key = Some(Key { scope: actor, key: key.into(), request_hash: String::new(), keep: Keep::Forever });
+        issue
+    }
+}
+
+/// A command that is done and durable.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Done {
+    pub context: Context,
+    /// The last position of its events; for a no-op the head that was read. 0 when nothing was appended and nothing replayed.
+    pub position: Position,
+    /// The version of the first step's stream after it.
+    pub version: u64,
+    /// `remember` of the issue, or of the first use of the key.
+    pub remembered: Value,
+    pub replayed: bool,
+    /// Whether it appended nothing because the fact already held.
+    pub no_op: bool,
+}
+
+#[derive(Clone)]
+pub struct Handler(Arc<Shared>);
+
+struct Shared {
+    loader: Loader,
+    clock: Arc<dyn Clock>,
+    appenders: HashMap<Context, Appender>,
+    in_flight: InFlight,
+    stripes: Vec<Mutex<()>>,
+    hasher: RandomState,
+}
+
+impl Handler {
+    /// A handler over the logs this process can write. Must be called within a tokio runtime.
+    pub fn new(logs: Logs, sealer: Sealer, clock: Arc<dyn Clock>, hints: Arc<dyn Hints>) -> Self {
+        let appenders =
+            logs.iter().map(|log| (log.context(), Appender::start(log.clone(), hints.clone()))).collect();
+        Self(Arc::new(Shared {
+            loader: Loader::new(logs, sealer),
+            clock,
+            appenders,
+            in_flight: InFlight::default(),
+            stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+        }))
+    }
+
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.0.clock
+    }
+
+    pub fn logs(&self) -> &Logs {
+        self.0.loader.logs()
+    }
+
+    /// The current state of an aggregate, read from the log now.
+    pub async fn load<A: Decide>(&self, id: impl AsRef<str>) -> Result<Arc<Loaded<A>>, CommandError> {
+        self.0.loader.load::<A>(id.as_ref()).await
+    }
+
+    /// Decides all steps and appends their events in one transaction. All steps belong to one context.
+    pub async fn execute(&self, issue: &Issue, steps: &[Box<dyn Step>]) -> Result<Done, CommandError> {
+        let deadline = Instant::now() + issue.timeout;
+        let _guard = match &issue.key {
+            None => None,
+            Some(key) => {
+                Some(self.0.in_flight.enter(&key.scope, &key.key).await.ok_or(CommandError::KeyInFlight)?)
+            }
+        };
+        let work = self.decide_and_append(issue, steps, deadline);
+        match tokio::time::timeout_at(deadline + Duration::from_millis(100), work).await {
+            Ok(done) => done,
+            Err(_) => Err(Error::unknown_outcome("the event log", "it did not answer before the command's deadline").into()),
+        }
+    }
+
+    async fn decide_and_append(
+        &self,
+        issue: &Issue,
+        steps: &[Box<dyn Step>],
+        deadline: Instant,
+    ) -> Result<Done, CommandError> {
+        let Some(first) = steps.first() else {
+            return Err(Error::corrupt("a command without steps").into());
+        };
+        let context = first.stream().context();
+        let appender = self
+            .0
+            .appenders
+            .get(&context)
+            .ok_or_else(|| Error::NotFound(format!("this process cannot write the {context} log")))?;
+        let _queued = self.queue_for(steps).await;
+        for _ in 0..ATTEMPTS_MAX {
+            let decided = match self.decide(steps).await {
+                Ok(decided) => decided,
+                // A repetition is often refused by its own first effect: its key decides before the refusal is answered.
+                Err(CommandError::Refused(refusal)) => return self.replay_or(issue, context, Err(refusal.into())).await,
+                Err(other) => return Err(other),
+            };
+            let version = decided[0].version + decided[0].events.len() as u64;
+            if let Some(expected) = issue.if_match
+                && expected != decided[0].version
+            {
+                let stale = CommandError::StaleVersion { expected, actual: decided[0].version };
+                return self.replay_or(issue, context, Err(stale)).await;
+            }
+            let request = request(issue, steps, decided, version);
+            if request.streams.is_empty() {
+                let done = Done {
+                    context,
+                    position: 0,
+                    version,
+                    remembered: issue.remember.clone(),
+                    replayed: false,
+                    no_op: true,
+                };
+                return self.replay_or(issue, context, Ok(done)).await;
+            }
+            match appender.append(request, deadline).await? {
+                AppendOutcome::Committed { last, .. } => {
+                    metrics::counter!("casitas_commands_total", "context" => context.as_str()).increment(1);
+                    return Ok(Done {
+                        context,
+                        position: last,
+                        version,
+                        remembered: issue.remember.clone(),
+                        replayed: false,
+                        no_op: false,
+                    });
+                }
+                AppendOutcome::Replayed(record) => return replayed(issue, context, record),
+                AppendOutcome::KeyReused => return Err(CommandError::KeyReused),
+                AppendOutcome::VersionConflict { .. } => {
+                    metrics::counter!("casitas_command_conflicts_total", "context" => context.as_str()).increment(1);
+                }
+            }
+        }
+        Err(Error::Conflict(format!("{} is being changed by too many writers", first.stream())).into())
+    }
+
+    async fn decide(&self, steps: &[Box<dyn Step>]) -> Result<Vec<Decided>, CommandError> {
+        let at = Moment { now: self.0.clock.now() };
+        let loader = LoaderHandle(&self.0.loader);
+        let mut decided = Vec::with_capacity(steps.len());
+        for step in steps {
+            decided.push(step.decide(&loader, &at).await?);
+        }
+        Ok(decided)
+    }
+
+    /// The recorded outcome of the key, if the command was done before; otherwise what was decided now.
+    async fn replay_or(
+        &self,
+        issue: &Issue,
+        context: Context,
+        otherwise: Result<Done, CommandError>,
+    ) -> Result<Done, CommandError> {
+        let Some(key) = &issue.key else { return otherwise };
+        match self.logs().get(context)?.find_key(&key.scope, &key.key).await? {
+            None => otherwise,
+            Some(record) if record.request_hash == key.request_hash => replayed(issue, context, record),
+            Some(_) => Err(CommandError::KeyReused),
+        }
+    }
+
+    /// Waits for the turn on every stream of the command, in a fixed order.
+    async fn queue_for(&self, steps: &[Box<dyn Step>]) -> Vec<MutexGuard<'_, ()>> {
+        let mut stripes: Vec<usize> = steps.iter().map(|step| self.stripe(step.stream())).collect();
+        stripes.sort_unstable();
+        stripes.dedup();
+        let mut guards = Vec::with_capacity(stripes.len());
+        for stripe in stripes {
+            guards.push(self.0.stripes[stripe].lock().await);
+        }
+        guards
+    }
+
+    fn stripe(&self, stream: &StreamId) -> usize {
+        (self.0.hasher.hash_one(stream) % STRIPES as u64) as usize
+    }
+}
+
+fn request(issue: &Issue, steps: &[Box<dyn Step>], decided: Vec<Decided>, version: u64) -> AppendRequest {
+    let streams = steps
+        .iter()
+        .zip(decided)
+        .filter(|(_, decided)| !decided.events.is_empty())
+        .map(|(step, decided)| StreamAppend {
+            stream: step.stream().clone(),
+            expected_version: decided.version,
+            events: decided.events,
+        })
+        .collect();
+    let key = issue.key.as_ref().map(|key| KeyUse {
+        scope: key.scope.clone(),
+        key: key.key.clone(),
+        request_hash: key.request_hash.clone(),
+        keep: key.keep,
+        outcome: json!({"version": version, "remembered": issue.remember}),
+    });
+    AppendRequest { key, metadata: issue.metadata.clone(), streams }
+}
+
+fn replayed(issue: &Issue, context: Context, record: ports::KeyRecord) -> Result<Done, CommandError> {
+    if issue.key.as_ref().is_some_and(|key| key.request_hash != record.request_hash) {
+        return Err(CommandError::KeyReused);
+    }
+    Ok(Done {
+        context,
+        position: record.position,
+        version: record.outcome.get("version").and_then(Value::as_u64).unwrap_or_default(),
+        remembered: record.outcome.get("remembered").cloned().unwrap_or_else(|| json!({})),
+        replayed: true,
+        no_op: false,
+    })
+}
+

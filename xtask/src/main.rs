@@ -1,1 +1,181 @@
-fn main() {}
+//! `cargo xtask`: the native stack and the drivers of the tests. `cargo xtask help` lists them.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+use xtask::stack::{Options, Stack};
+use xtask::workspace::Profile;
+use xtask::{packages, test, tidy};
+
+/// How often the running stack is looked over for crashed parts.
+const WATCH_EVERY: Duration = Duration::from_millis(500);
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The private native stack, and the drivers that test it")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Everything: unit, conformance, end to end; ends with `N passed, M failed`
+    Test,
+    /// The whole distributed system on free loopback ports
+    Stack {
+        #[command(subcommand)]
+        verb: StackVerb,
+    },
+    /// Check the dependency rules of the architecture
+    Tidy,
+    /// Install the Debian packages that the stack runs, where missing
+    Install,
+}
+
+#[derive(Subcommand)]
+enum StackVerb {
+    /// Start it, print where it is, and stop it at Ctrl-C
+    Up(Box<Up>),
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Args)]
+struct Up {
+    /// Load the demo portfolio and the demo logins
+    #[arg(long)]
+    demo: bool,
+    /// Nginx's port (default: a free one)
+    #[arg(long)]
+    port: Option<u16>,
+    /// Build and run casitas without optimisation
+    #[arg(long)]
+    debug: bool,
+    /// Requests of one address, e.g. 5000r/s (default 50r/s)
+    #[arg(long)]
+    api_rate: Option<String>,
+    /// How many of them may come at once (default 100)
+    #[arg(long)]
+    api_burst: Option<u32>,
+    /// Logins of one address, e.g. 100r/s (default 10r/m)
+    #[arg(long)]
+    login_rate: Option<String>,
+    /// How many of them may come at once (default 10)
+    #[arg(long)]
+    login_burst: Option<u32>,
+    /// Simultaneous connections of one address (default 100)
+    #[arg(long)]
+    connections: Option<u32>,
+    /// Address or network that may call the operator routes; repeatable (default 127.0.0.1)
+    #[arg(long, value_name = "CIDR")]
+    nginx_allow: Vec<String>,
+    /// Keep data and logs in this empty folder
+    #[arg(long, value_name = "DIR")]
+    keep_dir: Option<PathBuf>,
+    /// The in-process tier of the query replicas
+    #[arg(long, default_value = "on")]
+    memory_cache: Switch,
+    /// Delay each projection batch by this many milliseconds
+    #[arg(long)]
+    projector_delay_ms: Option<u64>,
+    /// Slots of the report worker (default 2)
+    #[arg(long)]
+    worker_slots: Option<u32>,
+}
+
+impl Up {
+    fn options(self) -> Options {
+        Options {
+            demo: self.demo,
+            port: self.port,
+            profile: if self.debug { Profile::Debug } else { Profile::Release },
+            api_rate: self.api_rate,
+            api_burst: self.api_burst,
+            login_rate: self.login_rate,
+            login_burst: self.login_burst,
+            connections: self.connections,
+            nginx_allow: self.nginx_allow,
+            keep_dir: self.keep_dir,
+            memory_cache: matches!(self.memory_cache, Switch::On),
+            projector_delay_ms: self.projector_delay_ms,
+            worker_slots: self.worker_slots,
+            ..Options::default()
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().verb {
+        Verb::Test => test::run().map(|counts| counts.failed == 0),
+        Verb::Stack { verb: StackVerb::Up(up) } => stack_up(&up.options()),
+        Verb::Tidy => run_tidy(),
+        Verb::Install => packages::install_missing().map(|()| true),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_tidy() -> Result<bool> {
+    let violations = tidy::violations()?;
+    for violation in &violations {
+        eprintln!("{violation}");
+    }
+    Ok(violations.is_empty())
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn stack_up(options: &Options) -> Result<bool> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let options = options.clone();
+    // Signals are listened to from here on: one that comes while things start is obeyed as soon as they have.
+    let starting = tokio::task::spawn_blocking(move || Stack::start(&options));
+    let mut stack = starting.await.context("starting panicked")??;
+    describe(&stack);
+    let mut watch = tokio::time::interval(WATCH_EVERY);
+    let mut said = Vec::new();
+    let mut healthy = true;
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => break,
+            _ = terminate.recv() => break,
+            _ = watch.tick() => {
+                for crash in stack.crashed()? {
+                    if !said.contains(&crash) {
+                        eprintln!("xtask: {crash}");
+                        said.push(crash);
+                        healthy = false;
+                    }
+                }
+            }
+        }
+    }
+    eprintln!("xtask: stopping");
+    tokio::task::spawn_blocking(move || stack.stop()).await.context("stopping panicked")??;
+    Ok(healthy)
+}
+
+fn describe(stack: &Stack) {
+    println!("Casitas Empire, distributed: {}", stack.url());
+    println!("{:<14} {:>7} {:>6}  log", "part", "pid", "port");
+    for (name, pid, port, log) in stack.inventory() {
+        let pid = pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+        println!("{name:<14} {pid:>7} {port:>6}  {}", log.display());
+    }
+    println!("secrets and data: {}", stack.dir().display());
+    println!("Ctrl-C stops everything and removes it.");
+}

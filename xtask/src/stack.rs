@@ -1,0 +1,448 @@
+//! The whole distributed system on this machine: private servers, every role of `casitas`, Nginx in front.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::http;
+use crate::net::{free_port, wait_until};
+use crate::packages;
+use crate::process::{Program, private_dir};
+use crate::servers::{Nginx, NginxOptions, Postgres, RabbitMq, Redis, Server};
+use crate::workspace::{self, Profile};
+
+/// How long a role may take from its start to `/readyz`.
+const ROLE_READY_WITHIN: Duration = Duration::from_secs(60);
+/// How long a role may drain after SIGTERM.
+const ROLE_DRAINS_WITHIN: Duration = Duration::from_secs(15);
+/// How long all views may take to be reachable through Nginx.
+const FRONT_READY_WITHIN: Duration = Duration::from_secs(30);
+
+/// What to start, and how. `Options::default()` is the system with its documented limits.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Load the demo portfolio and the demo logins, and allow their password.
+    pub demo: bool,
+    /// Units and years of the demo portfolio, if not the defaults of `casitas seed demo`.
+    pub demo_units: Option<u32>,
+    pub demo_years: Option<u32>,
+    /// Nginx's port; a free one without it.
+    pub port: Option<u16>,
+    pub profile: Profile,
+    /// A `casitas` that is built already.
+    pub binary: Option<PathBuf>,
+    pub api_rate: Option<String>,
+    pub api_burst: Option<u32>,
+    pub login_rate: Option<String>,
+    pub login_burst: Option<u32>,
+    pub connections: Option<u32>,
+    /// Who may call the operator routes; loopback if empty.
+    pub nginx_allow: Vec<String>,
+    /// Keep everything (data, logs) here instead of in a temporary folder.
+    pub keep_dir: Option<PathBuf>,
+    /// The in-process tier of the query replicas.
+    pub memory_cache: bool,
+    pub projector_delay_ms: Option<u64>,
+    pub worker_slots: Option<u32>,
+    /// More environment for every role.
+    pub env: Vec<(String, String)>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            demo: false,
+            demo_units: None,
+            demo_years: None,
+            port: None,
+            profile: Profile::Release,
+            binary: None,
+            api_rate: None,
+            api_burst: None,
+            login_rate: None,
+            login_burst: None,
+            connections: None,
+            nginx_allow: Vec::new(),
+            keep_dir: None,
+            memory_cache: true,
+            projector_delay_ms: None,
+            worker_slots: None,
+            env: Vec::new(),
+        }
+    }
+}
+
+/// The roles in the order in which they are started; they are stopped in the opposite one.
+pub const ROLES: [&str; 5] = ["command-api", "query-1", "query-2", "projector", "report-worker"];
+
+/// One running role of `casitas`.
+#[derive(Debug)]
+pub struct Role {
+    server: Server,
+    /// Where `/livez`, `/readyz` and `/metrics` are.
+    ops_port: u16,
+}
+
+impl Role {
+    pub fn name(&self) -> &str {
+        self.server.name()
+    }
+
+    pub fn pid(&self) -> Option<u32> {
+        self.server.pid()
+    }
+
+    /// The public listener's; the internal one's for the roles that have no public one.
+    pub fn port(&self) -> u16 {
+        self.server.port()
+    }
+
+    /// The internal listener's.
+    pub fn ops_port(&self) -> u16 {
+        self.ops_port
+    }
+
+    pub fn log(&self) -> &Path {
+        self.server.log()
+    }
+
+    /// Changes the environment of later starts.
+    pub fn set_env(&mut self, name: &str, value: impl Into<String>) {
+        self.server.program_mut().set_env(name, value);
+    }
+
+    /// Starts it and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it ends or does not get ready; the message holds the end of its log.
+    pub fn start(&mut self) -> Result<()> {
+        let ops_port = self.ops_port;
+        self.server.start_until(ROLE_READY_WITHIN, |_| Ok(is_ready(ops_port)))
+    }
+
+    /// Starts it without waiting until it is ready (its servers may be down).
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_unready(&mut self) -> Result<()> {
+        self.server.start_until(ROLE_READY_WITHIN, |_| Ok(true))
+    }
+
+    /// SIGTERM, and waits until it has drained.
+    ///
+    /// # Errors
+    /// When something of it survives.
+    pub fn stop(&mut self) -> Result<Option<std::process::ExitStatus>> {
+        self.server.stop()
+    }
+
+    /// SIGKILL.
+    ///
+    /// # Errors
+    /// When something of it survives.
+    pub fn kill9(&mut self) -> Result<()> {
+        self.server.kill9()
+    }
+
+    /// `stop`, then `start`.
+    ///
+    /// # Errors
+    /// As those two.
+    pub fn restart(&mut self) -> Result<()> {
+        self.stop()?;
+        self.start()
+    }
+
+    /// SIGSTOP.
+    pub fn pause(&self) {
+        self.server.pause();
+    }
+
+    /// SIGCONT after `pause`.
+    pub fn resume(&self) {
+        self.server.resume();
+    }
+
+    /// True once it answers `/readyz` with 200.
+    pub fn is_ready(&self) -> bool {
+        is_ready(self.ops_port)
+    }
+
+    /// `Some` if it ended without being asked to.
+    ///
+    /// # Errors
+    /// When the kernel does not know the child.
+    pub fn crashed(&mut self) -> Result<Option<std::process::ExitStatus>> {
+        self.server.crashed()
+    }
+}
+
+fn is_ready(ops_port: u16) -> bool {
+    http::get(ops_port, "/readyz").is_ok_and(|answer| answer.status == 200)
+}
+
+/// The running system. Dropping it stops everything in order and removes its folder.
+#[derive(Debug)]
+pub struct Stack {
+    // Field order is drop order: the front first, the servers last, and their folder after all.
+    pub nginx: Nginx,
+    pub roles: Vec<Role>,
+    pub rabbitmq: RabbitMq,
+    pub redis: Redis,
+    pub postgres: Postgres,
+    binary: PathBuf,
+    environment: Vec<(String, String)>,
+    dir: PathBuf,
+    _temporary: Option<TempDir>,
+}
+
+impl Stack {
+    /// Builds, starts and seeds everything, and returns when it answers through Nginx.
+    ///
+    /// # Errors
+    /// When any part does not come up; what had been started is stopped again.
+    pub fn start(options: &Options) -> Result<Self> {
+        packages::install_missing()?;
+        let binary = match &options.binary {
+            Some(binary) => binary.clone(),
+            None => workspace::build_casitas(options.profile)?,
+        };
+        let (dir, temporary) = working_dir(options)?;
+        let secrets = dir.join("secrets");
+        let logs = dir.join("logs");
+        let artifacts = dir.join("artifacts");
+        for folder in [&logs, &artifacts] {
+            private_dir(folder, None)?;
+        }
+        // The files keep their 0600: each server gets a copy of its own, readable by it alone.
+        Program::new("secrets", &binary, logs.join("secrets.log"))
+            .args(["secrets", "init", utf8(&secrets)?])
+            .env("CASITAS_SECRETS_MOUNT", utf8(&dir.join("rabbitmq"))?)
+            .run()?;
+        let secret = |name: &str| {
+            let path = secrets.join(name);
+            fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
+        };
+
+        let postgres = Postgres::start(&dir.join("postgres"), secret("postgres_password")?.trim())?;
+        let redis = Redis::start(&dir.join("redis"), Some(&secret("redis.acl")?))?;
+        let rabbitmq = RabbitMq::start_with_definitions(
+            &dir.join("rabbitmq"),
+            &secret("rabbitmq.conf")?,
+            &secret("rabbitmq-definitions.json")?,
+        )?;
+
+        let mut environment: Vec<(String, String)> = [
+            ("CASITAS_POSTGRES", postgres.address()),
+            ("CASITAS_REDIS", redis.address()),
+            ("CASITAS_RABBITMQ", rabbitmq.address()),
+            ("CASITAS_SECRETS_DIR", utf8(&secrets)?.to_owned()),
+            ("CASITAS_ARTIFACTS_DIR", utf8(&artifacts)?.to_owned()),
+            ("CASITAS_TRUSTED_PROXY", "127.0.0.1".to_owned()),
+        ]
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect();
+        if options.demo {
+            environment.push(("CASITAS_DEMO".to_owned(), "demo".to_owned()));
+        }
+        environment.extend(options.env.iter().cloned());
+
+        with_env(Program::new("migrate", &binary, logs.join("migrate.log")).args(["migrate"]), &environment).run()?;
+
+        let mut roles = Vec::new();
+        for name in ROLES {
+            let mut role = role(name, &binary, &logs, &environment, options)?;
+            role.start()?;
+            roles.push(role);
+        }
+        if options.demo {
+            let mut seed = Program::new("seed", &binary, logs.join("seed.log")).args(["seed", "demo"]);
+            if let Some(units) = options.demo_units {
+                seed = seed.args(["--units", &units.to_string()]);
+            }
+            if let Some(years) = options.demo_years {
+                seed = seed.args(["--years", &years.to_string()]);
+            }
+            with_env(seed, &environment).run()?;
+        }
+        let nginx = Nginx::start(&dir.join("nginx"), &nginx_options(options, &roles)?)?;
+        let port = nginx.port();
+        wait_until("an answer through Nginx", FRONT_READY_WITHIN, || {
+            Ok(http::get(port, "/units/available").is_ok_and(|answer| answer.status == 200))
+        })?;
+        Ok(Self { nginx, roles, rabbitmq, redis, postgres, binary, environment, dir, _temporary: temporary })
+    }
+
+    /// Nginx's: `http://127.0.0.1:port`.
+    pub fn url(&self) -> String {
+        self.nginx.url()
+    }
+
+    /// Where data, logs and secrets are.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn secrets_dir(&self) -> PathBuf {
+        self.dir.join("secrets")
+    }
+
+    /// One secret of `casitas secrets init`, by its file's name.
+    ///
+    /// # Errors
+    /// When there is no such file.
+    pub fn secret(&self, name: &str) -> Result<String> {
+        let path = self.secrets_dir().join(name);
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        Ok(text.trim().to_owned())
+    }
+
+    /// A role by its name in `ROLES`.
+    ///
+    /// # Errors
+    /// When there is no such role.
+    pub fn role(&mut self, name: &str) -> Result<&mut Role> {
+        self.roles.iter_mut().find(|role| role.name() == name).with_context(|| format!("no role {name}"))
+    }
+
+    /// What the operator's `casitas` needs in its environment.
+    pub fn environment(&self) -> &[(String, String)] {
+        &self.environment
+    }
+
+    /// Runs an operator's verb: `stack.casitas(&["projections", "list"])`.
+    ///
+    /// # Errors
+    /// When it cannot be started; its exit status is the caller's to judge.
+    pub fn casitas(&self, args: &[&str]) -> Result<Output> {
+        let mut command = Command::new(&self.binary);
+        command.args(args).envs(self.environment.iter().cloned()).stdin(Stdio::null());
+        command.current_dir(&self.dir).output().context("starting casitas")
+    }
+
+    /// Everything that runs: name, process id, port, log.
+    pub fn inventory(&self) -> Vec<(String, Option<u32>, u16, PathBuf)> {
+        let mut rows = vec![
+            ("nginx".to_owned(), self.nginx.pid(), self.nginx.port(), self.nginx.log().to_owned()),
+            ("postgres".to_owned(), self.postgres.pid(), self.postgres.port(), self.postgres.log().to_owned()),
+            ("redis".to_owned(), self.redis.pid(), self.redis.port(), self.redis.log().to_owned()),
+            ("rabbitmq".to_owned(), self.rabbitmq.pid(), self.rabbitmq.port(), self.rabbitmq.log().to_owned()),
+        ];
+        let roles = self.roles.iter();
+        rows.extend(roles.map(|role| (role.name().to_owned(), role.pid(), role.port(), role.log().to_owned())));
+        rows
+    }
+
+    /// The parts that ended without being asked to, each with how.
+    ///
+    /// # Errors
+    /// When the kernel does not know a child.
+    pub fn crashed(&mut self) -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        for role in &mut self.roles {
+            if let Some(status) = role.crashed()? {
+                found.push(format!("{} ended ({status}); see {}", role.name(), role.log().display()));
+            }
+        }
+        let servers = [
+            ("nginx", self.nginx.crashed()?),
+            ("postgres", self.postgres.crashed()?),
+            ("redis", self.redis.crashed()?),
+            ("rabbitmq", self.rabbitmq.crashed()?),
+        ];
+        found.extend(servers.iter().filter_map(|(name, status)| Some(format!("{name} ended ({})", (*status)?))));
+        Ok(found)
+    }
+
+    /// Stops everything in order: the front, the roles, the servers.
+    ///
+    /// # Errors
+    /// The first failure; what comes after it is stopped all the same.
+    pub fn stop(mut self) -> Result<()> {
+        let mut outcomes = vec![self.nginx.stop()];
+        for role in self.roles.iter_mut().rev() {
+            outcomes.push(role.stop().map(drop));
+        }
+        outcomes.extend([self.rabbitmq.stop(), self.redis.stop(), self.postgres.stop()]);
+        outcomes.into_iter().collect()
+    }
+}
+
+fn working_dir(options: &Options) -> Result<(PathBuf, Option<TempDir>)> {
+    use std::os::unix::fs::PermissionsExt;
+    // Others may pass through to the folders that are theirs (postgres, rabbitmq), and read nothing here.
+    let passable = fs::Permissions::from_mode(0o711);
+    if let Some(dir) = &options.keep_dir {
+        fs::create_dir_all(dir)?;
+        ensure!(fs::read_dir(dir)?.next().is_none(), "{} is not empty", dir.display());
+        fs::set_permissions(dir, passable)?;
+        return Ok((dir.canonicalize()?, None));
+    }
+    let temporary = tempfile::Builder::new().prefix("casitas-stack-").permissions(passable).tempdir()?;
+    Ok((temporary.path().canonicalize()?, Some(temporary)))
+}
+
+fn role(name: &str, binary: &Path, logs: &Path, environment: &[(String, String)], options: &Options) -> Result<Role> {
+    let (subcommand, public) = match name {
+        "command-api" => ("command-api", true),
+        "query-1" | "query-2" => ("query-api", true),
+        "projector" => ("projector", false),
+        "report-worker" => ("report-worker", false),
+        other => bail!("no role {other}"),
+    };
+    let ops_port = free_port()?;
+    let port = if public { free_port()? } else { ops_port };
+    let program = Program::new(name, binary, logs.join(format!("{name}.log"))).args([subcommand]);
+    let mut program = with_env(program, environment)
+        .env("CASITAS_OPS_LISTEN", format!("127.0.0.1:{ops_port}"))
+        .env("CASITAS_SERVED_BY", name);
+    if public {
+        program.set_env("CASITAS_LISTEN", format!("127.0.0.1:{port}"));
+    }
+    if !options.memory_cache {
+        program.set_env("CASITAS_MEMORY_CACHE", "off");
+    }
+    if let Some(delay_ms) = options.projector_delay_ms {
+        program.set_env("CASITAS_PROJECTOR_DELAY_MS", delay_ms.to_string());
+    }
+    if let Some(slots) = options.worker_slots {
+        program.set_env("CASITAS_WORKER_SLOTS", slots.to_string());
+    }
+    Ok(Role { server: Server::new(program, port, Signal::TERM, ROLE_DRAINS_WITHIN), ops_port })
+}
+
+fn with_env(mut program: Program, environment: &[(String, String)]) -> Program {
+    for (name, value) in environment {
+        program.set_env(name, value);
+    }
+    program
+}
+
+fn nginx_options(options: &Options, roles: &[Role]) -> Result<NginxOptions> {
+    let ports =
+        |prefix: &str| -> Vec<u16> { roles.iter().filter(|role| role.name().starts_with(prefix)).map(Role::port).collect() };
+    let port = match options.port {
+        Some(port) => port,
+        None => free_port()?,
+    };
+    let mut nginx = NginxOptions::new(port, ports("command-"), ports("query-"));
+    nginx.api_rate = options.api_rate.clone().unwrap_or(nginx.api_rate);
+    nginx.api_burst = options.api_burst.unwrap_or(nginx.api_burst);
+    nginx.login_rate = options.login_rate.clone().unwrap_or(nginx.login_rate);
+    nginx.login_burst = options.login_burst.unwrap_or(nginx.login_burst);
+    nginx.connections = options.connections.unwrap_or(nginx.connections);
+    if !options.nginx_allow.is_empty() {
+        nginx.operator_allow = options.nginx_allow.clone();
+    }
+    Ok(nginx)
+}
+
+fn utf8(path: &Path) -> Result<&str> {
+    path.to_str().context("a path that is not UTF-8")
+}

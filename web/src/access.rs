@@ -1,0 +1,179 @@
+//! Who may call what: a handler's signature states it, e.g. `Allowed<WriteProperties>`.
+//!
+//! The token says who; roles, epoch and status are read live through [`Principals`], so that a deactivation or a role change
+//! takes effect at once.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use axum::extract::{FromRef, FromRequestParts};
+use axum::http::header;
+use axum::http::request::Parts;
+use domain::auth::{Access, Capability, Role, access_of};
+use uuid::Uuid;
+
+use crate::{Problem, TokenVerifier};
+
+/// A user as they are now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Principal {
+    pub user_id: Uuid,
+    pub username: String,
+    pub roles: Vec<Role>,
+    /// The party that a tenant is.
+    pub party_id: Option<Uuid>,
+    pub epoch: u64,
+    pub active: bool,
+}
+
+/// Reads users as they are now.
+#[async_trait]
+pub trait Principals: Send + Sync + 'static {
+    /// `None` when there is no such user. An error closes every route that is not public.
+    async fn principal(&self, user_id: Uuid) -> Result<Option<Principal>, ports::Error>;
+}
+
+#[derive(Clone)]
+pub struct Authenticator {
+    pub verifier: Arc<TokenVerifier>,
+    pub principals: Arc<dyn Principals>,
+}
+
+impl Authenticator {
+    /// The caller of a request.
+    pub async fn authenticate(&self, parts: &Parts) -> Result<Principal, Problem> {
+        let token = parts
+            .headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, token)| token.trim())
+            .ok_or_else(|| Problem::unauthenticated("send a token: POST /login, then authorization: Bearer <token>"))?;
+        let stale = || Problem::unauthenticated("the token is not valid or has expired; log in again");
+        let claims = self.verifier.verify(token).ok_or_else(stale)?;
+        let principal = self.principals.principal(claims.sub).await?.ok_or_else(stale)?;
+        if !principal.active || principal.epoch != claims.epoch {
+            return Err(stale());
+        }
+        Ok(principal)
+    }
+}
+
+/// How much of a capability a route needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Any signed-in user.
+    SignedIn,
+    /// Reading: all, masked or one's own; the handler narrows by [`Allowed::access`].
+    Read,
+    Write,
+    /// Writing, or signing as the named person.
+    Sign,
+}
+
+/// A route's rule, as a type.
+pub trait Rule: Send + Sync + 'static {
+    const NAME: &'static str;
+    const CAPABILITIES: &'static [Capability];
+    const NEED: Need;
+}
+
+macro_rules! rules {
+    ($($(#[$doc:meta])* $name:ident: $need:ident [$($capability:ident),*];)*) => {$(
+        $(#[$doc])*
+        pub struct $name;
+        impl Rule for $name {
+            const NAME: &'static str = stringify!($name);
+            const CAPABILITIES: &'static [Capability] = &[$(Capability::$capability),*];
+            const NEED: Need = Need::$need;
+        }
+    )*};
+}
+
+rules! {
+    SignedIn: SignedIn [];
+    ReadUsers: Read [Users];
+    EditUsers: Write [Users];
+    ReadProperties: Read [Properties];
+    WriteProperties: Write [Properties];
+    ReadParties: Read [Parties];
+    WriteParties: Write [Parties];
+    ReadLeases: Read [Leases];
+    WriteLeases: Write [Leases];
+    /// The named signer, whoever that is.
+    SignLeases: Sign [Leases];
+    ReadLedgers: Read [Ledgers];
+    WriteLedgers: Write [Ledgers];
+    FinanceReports: Write [FinanceReports];
+    LegalReports: Write [LegalReports];
+    /// One of the kinds of reports; the handler checks which.
+    ReadAnyReport: Read [FinanceReports, LegalReports];
+}
+
+/// Whose data a caller may see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Own {
+    Everyone,
+    /// Only what belongs to this party.
+    Party(Uuid),
+}
+
+/// A caller that the rule `R` allows.
+pub struct Allowed<R: Rule> {
+    pub principal: Principal,
+    /// The strongest access that the caller's roles give to the rule's first capability.
+    pub access: Access,
+    rule: PhantomData<R>,
+}
+
+impl<R: Rule> Allowed<R> {
+    /// `user:<id>`, as events name it.
+    pub fn actor(&self) -> String {
+        format!("user:{}", self.principal.user_id)
+    }
+
+    pub fn access_to(&self, capability: Capability) -> Access {
+        access_of(&self.principal.roles, capability)
+    }
+
+    /// Whether the caller sees everybody's or only their own. A caller who may see only their own and is no party sees nothing.
+    pub fn own(&self) -> Result<Own, Problem> {
+        match self.access {
+            Access::Own | Access::OwnSign => {
+                self.principal.party_id.map(Own::Party).ok_or_else(|| Problem::not_found("thing"))
+            }
+            Access::None | Access::Read | Access::Masked | Access::Propose | Access::Write => Ok(Own::Everyone),
+        }
+    }
+}
+
+impl<R: Rule, S> FromRequestParts<S> for Allowed<R>
+where
+    Authenticator: FromRef<S>,
+    S: Send + Sync,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let principal = Authenticator::from_ref(state).authenticate(parts).await?;
+        let all: Vec<Access> = R::CAPABILITIES.iter().map(|capability| access_of(&principal.roles, *capability)).collect();
+        let access = all.first().copied().unwrap_or(Access::None);
+        let allowed = R::NEED == Need::SignedIn || all.iter().any(|access| suffices(*access, R::NEED));
+        if !allowed {
+            return Err(Problem::forbidden());
+        }
+        Ok(Self { principal, access, rule: PhantomData })
+    }
+}
+
+fn suffices(access: Access, need: Need) -> bool {
+    match (need, access) {
+        (Need::SignedIn, _) => true,
+        (Need::Read, Access::Read | Access::Masked | Access::Own | Access::OwnSign | Access::Write) => true,
+        (Need::Write, Access::Write) => true,
+        (Need::Sign, Access::Write | Access::OwnSign) => true,
+        (Need::Read | Need::Write | Need::Sign, _) => false,
+    }
+}

@@ -1,0 +1,246 @@
+//! The front door, from the templates that compose uses too, against a backend that says what it was sent.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::thread;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use xtask::http::{Answer, request};
+use xtask::net::free_port;
+use xtask::servers::{Nginx, NginxOptions};
+
+/// Answers every request with JSON: its own name, the head it was sent, the size of the body. `/own-problem` is answered
+/// with a problem of the backend's own. Its thread ends with the process.
+fn backend(name: &'static str) -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || serve(name, stream));
+        }
+    });
+    port
+}
+
+fn serve(name: &str, stream: TcpStream) {
+    let mut reader = BufReader::new(stream.try_clone().expect("a clone"));
+    let mut stream = stream;
+    loop {
+        let mut head = Vec::new();
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).unwrap_or(0) == 0 {
+                return;
+            }
+            if line == "\r\n" {
+                break;
+            }
+            head.push(line.trim_end().to_owned());
+        }
+        let length = head.iter().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+        let mut body = vec![0; length.unwrap_or(0)];
+        if reader.read_exact(&mut body).is_err() {
+            return;
+        }
+        let (status, kind, text) = if head[0].contains("/own-problem") {
+            ("404 Not Found", "application/problem+json", r#"{"code":"UNIT_NOT_FOUND"}"#.to_owned())
+        } else {
+            let text = serde_json::json!({"name": name, "head": head, "body_bytes": body.len()}).to_string();
+            ("200 OK", "application/json", text)
+        };
+        let own = "Content-Security-Policy: default-src 'self'\r\nX-Request-Id: the-backend's";
+        let answer =
+            format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{own}\r\nContent-Length: {}\r\n\r\n{text}", text.len());
+        if stream.write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+struct Front {
+    nginx: Nginx,
+    _dir: TempDir,
+}
+
+impl Front {
+    fn start(change: impl FnOnce(&mut NginxOptions)) -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        let passable = std::fs::Permissions::from_mode(0o711);
+        let dir = tempfile::Builder::new().prefix("casitas-nginx-").permissions(passable).tempdir().expect("a folder");
+        let queries = vec![backend("query-1"), backend("query-2")];
+        let mut options = NginxOptions::new(free_port().expect("a port"), vec![backend("command")], queries);
+        change(&mut options);
+        let nginx = Nginx::start(&dir.path().join("nginx"), &options).expect("Nginx starts");
+        Self { nginx, _dir: dir }
+    }
+
+    fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+        let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: casitas.test\r\nConnection: close\r\n{headers}{length}\r\n");
+        request(self.nginx.port(), &(head + body)).expect("an answer")
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, "", "")
+    }
+}
+
+fn json(answer: &Answer) -> Value {
+    serde_json::from_str(&answer.body).unwrap_or_else(|error| panic!("{error}: {answer:?}"))
+}
+
+fn assert_problem(answer: &Answer, status: u16, code: &str) {
+    assert_eq!(answer.status, status, "{answer:?}");
+    assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{answer:?}");
+    let problem = json(answer);
+    assert_eq!((&problem["status"], &problem["code"]), (&status.into(), &code.into()), "{answer:?}");
+    assert!(problem["title"].is_string() && problem["detail"].is_string() && problem["type"].is_string());
+    assert_eq!(problem["trace_id"].as_str(), answer.header("x-request-id"));
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    assert_security_headers(answer);
+}
+
+fn assert_security_headers(answer: &Answer) {
+    assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{answer:?}");
+    assert_eq!(answer.header("x-frame-options"), Some("DENY"));
+    assert_eq!(answer.header("referrer-policy"), Some("no-referrer"));
+    let policies = answer.headers.iter().filter(|(name, _)| name.eq_ignore_ascii_case("content-security-policy"));
+    assert_eq!(policies.count(), 1);
+    assert!(!answer.header("server").unwrap_or_default().contains('/'), "the version is nobody's business");
+}
+
+/// The values of a header in the head that the backend was sent.
+fn received(answer: &Answer, header: &str) -> Vec<String> {
+    let head = json(answer)["head"].clone();
+    let prefix = format!("{header}: ");
+    let lines = head.as_array().expect("a head").iter().filter_map(Value::as_str);
+    lines.filter_map(|line| line.to_lowercase().strip_prefix(&prefix).map(str::to_owned)).collect()
+}
+
+#[test]
+fn commands_go_to_the_command_api_and_queries_to_both_replicas_in_turn() {
+    let front = Front::start(|_| {});
+    for method in ["POST", "PUT", "PATCH", "DELETE"] {
+        assert_eq!(json(&front.send(method, "/units", "", "{}"))["name"], "command");
+    }
+    let names: Vec<Value> = (0..8).map(|_| json(&front.get("/units/available"))["name"].clone()).collect();
+    for replica in ["query-1", "query-2"] {
+        assert_eq!(names.iter().filter(|name| *name == replica).count(), 4, "{names:?}");
+    }
+    assert_security_headers(&front.get("/units/available"));
+}
+
+#[test]
+fn a_dead_replica_costs_no_get_and_a_dead_command_api_is_a_problem() {
+    let front = Front::start(|options| {
+        options.query_ports[0] = free_port().unwrap();
+        options.command_ports[0] = free_port().unwrap();
+    });
+    for _ in 0..10 {
+        assert_eq!(json(&front.get("/units"))["name"], "query-2");
+    }
+    let answer = front.send("POST", "/units", "", "{}");
+    assert_problem(&answer, 502, "UNAVAILABLE");
+    assert_eq!(answer.header("retry-after"), Some("1"));
+}
+
+#[test]
+fn what_a_client_says_about_its_address_changes_nothing() {
+    let front = Front::start(|options| options.operator_allow = vec!["192.0.2.0/24".to_owned()]);
+    let forged = "X-Forwarded-For: 192.0.2.7\r\nX-Real-IP: 192.0.2.7\r\nForwarded: for=192.0.2.7\r\n";
+    let answer = front.send("GET", "/units", forged, "");
+    assert_eq!(received(&answer, "x-forwarded-for"), ["127.0.0.1"]);
+    assert_eq!(received(&answer, "x-real-ip"), ["127.0.0.1"]);
+    assert_eq!(received(&answer, "forwarded"), Vec::<String>::new());
+    for path in ["/metrics", "/readyz", "/readyz?verbose", "/ops/projections", "/v1/metrics", "/%6detrics", "/x/../metrics"]
+    {
+        assert_problem(&front.send("GET", path, forged, ""), 403, "FORBIDDEN");
+        assert_problem(&front.send("POST", path, forged, ""), 403, "FORBIDDEN");
+    }
+    assert_eq!(front.get("/livez").status, 200);
+}
+
+#[test]
+fn an_allowed_address_reaches_the_operator_routes() {
+    let front = Front::start(|_| {});
+    for path in ["/metrics", "/readyz?verbose", "/ops/projections"] {
+        assert_eq!(front.get(path).status, 200, "{path}");
+    }
+}
+
+#[test]
+fn excess_logins_are_refused_and_other_routes_are_not() {
+    let front = Front::start(|_| {});
+    let answers: Vec<Answer> = (0..20).map(|_| front.send("POST", "/login", "", "{}")).collect();
+    let (passed, refused): (Vec<&Answer>, Vec<&Answer>) = answers.iter().partition(|answer| answer.status == 200);
+    // One at the rate and a burst of ten; the twenty take less than the six seconds of the next.
+    assert_eq!((passed.len(), refused.len()), (11, 9));
+    for answer in refused {
+        assert_problem(answer, 429, "RATE_LIMITED");
+        assert_eq!(answer.header("retry-after"), Some("6"));
+    }
+    assert_problem(&front.send("POST", "/v1/login", "X-Forwarded-For: 192.0.2.9\r\n", "{}"), 429, "RATE_LIMITED");
+    assert_eq!(front.get("/units").status, 200);
+}
+
+#[test]
+fn the_api_limit_is_a_problem_with_retry_after() {
+    let front = Front::start(|options| {
+        options.api_rate = "1r/s".to_owned();
+        options.api_burst = 3;
+    });
+    let last = (0..10).map(|_| front.get("/units")).last().expect("ten answers");
+    assert_problem(&last, 429, "RATE_LIMITED");
+    assert_eq!(last.header("retry-after"), Some("1"));
+}
+
+#[test]
+fn bodies_over_the_limit_are_refused_and_documents_have_a_larger_one() {
+    let front = Front::start(|_| {});
+    let body = |kib: usize| "x".repeat(kib * 1024);
+    assert_eq!(json(&front.send("POST", "/units", "", &body(64)))["body_bytes"], 64 * 1024);
+    assert_problem(&front.send("POST", "/units", "", &body(65)), 413, "PAYLOAD_TOO_LARGE");
+    assert_eq!(json(&front.send("POST", "/documents", "", &body(1024)))["body_bytes"], 1024 * 1024);
+    assert_problem(&front.send("POST", "/documents/x", "", &body(65)), 413, "PAYLOAD_TOO_LARGE");
+    assert_problem(&front.send("POST", "/documents", "Content-Length: 30000000\r\n", ""), 413, "PAYLOAD_TOO_LARGE");
+}
+
+#[test]
+fn malformed_requests_are_problems() {
+    let front = Front::start(|_| {});
+    let port = front.nginx.port();
+    let long = "x".repeat(9 * 1024);
+    assert_problem(&front.get(&format!("/{long}")), 414, "URI_TOO_LONG");
+    assert_problem(&front.send("GET", "/units", &format!("X-Long: {long}\r\n"), ""), 431, "HEADERS_TOO_LARGE");
+    assert_problem(&request(port, "GET /units HTTP/1.1\r\nConnection: close\r\n\r\n").unwrap(), 400, "VALIDATION_FAILED");
+    let smuggled = "POST /units HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    assert_problem(&request(port, smuggled).unwrap(), 400, "VALIDATION_FAILED");
+    let twice = "POST /units HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcd";
+    assert_problem(&request(port, twice).unwrap(), 400, "VALIDATION_FAILED");
+    assert_problem(&front.send("TRACE", "/units", "", ""), 405, "METHOD_NOT_ALLOWED");
+}
+
+#[test]
+fn the_services_own_problems_and_policies_pass_through() {
+    let front = Front::start(|_| {});
+    let answer = front.get("/own-problem");
+    assert_eq!((answer.status, answer.body.as_str()), (404, r#"{"code":"UNIT_NOT_FOUND"}"#));
+    assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+    assert_eq!(answer.header("content-security-policy"), Some("default-src 'self'"));
+    assert_security_headers(&answer);
+}
+
+#[test]
+fn a_plain_request_id_is_kept_and_a_strange_one_replaced() {
+    let front = Front::start(|_| {});
+    let kept = front.send("GET", "/units", "X-Request-Id: order-4711.a\r\n", "");
+    assert_eq!(received(&kept, "x-request-id"), ["order-4711.a"]);
+    assert_eq!(kept.header("x-request-id"), Some("order-4711.a"));
+    for strange in ["a\"b-and-quotes", "short", &"x".repeat(65)] {
+        let replaced = front.send("GET", "/units", &format!("X-Request-Id: {strange}\r\n"), "");
+        let id = replaced.header("x-request-id").expect("an id").to_owned();
+        assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+        assert_eq!(received(&replaced, "x-request-id"), [id]);
+    }
+}

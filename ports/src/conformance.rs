@@ -1,1 +1,6 @@
+//! The contract of each port as functions that an adapter's tests call with a fresh adapter.
 
+pub mod artifacts;
+pub mod cache;
+pub mod hints;
+pub mod queue;

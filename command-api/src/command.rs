@@ -1,0 +1,68 @@
+//! One extractor for every command: who, the body, and how it is issued.
+
+use axum::extract::{FromRef, FromRequest, FromRequestParts, Request};
+use axum::http::{StatusCode, header};
+use commands::{Issue, Key};
+use ports::Keep;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
+use uuid::Uuid;
+use web::{Allowed, Authenticator, IdempotencyKey, IfMatch, Json, Problem, Rule};
+
+/// A caller that the rule allows, the body, and the issue built from the headers. An absent body counts as `{}`.
+pub struct Command<R: Rule, B> {
+    pub caller: Allowed<R>,
+    pub body: B,
+    pub issue: Issue,
+}
+
+/// For commands that say everything in their path.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NoBody {}
+
+impl<R: Rule, B: DeserializeOwned + Serialize> Command<R, B> {
+    /// Has an id made here remembered with the idempotency key, so that a repetition is answered with the same id.
+    pub fn remember(&mut self, id: Uuid) {
+        self.issue.remember = json!({"id": id});
+    }
+}
+
+impl<R, B, S> FromRequest<S> for Command<R, B>
+where
+    R: Rule,
+    B: DeserializeOwned + Serialize,
+    Authenticator: FromRef<S>,
+    S: Send + Sync,
+{
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let (mut parts, body) = request.into_parts();
+        let caller = Allowed::<R>::from_request_parts(&mut parts, state).await?;
+        let key = IdempotencyKey::from_request_parts(&mut parts, state).await?.0;
+        let if_match = IfMatch::from_request_parts(&mut parts, state).await?.0;
+        let scope = format!("{} {} {}", caller.actor(), parts.method, parts.uri.path());
+        let mut issue = Issue::by(caller.actor());
+        issue.if_match = if_match;
+        issue.metadata.traceparent =
+            parts.headers.get("traceparent").and_then(|value| value.to_str().ok()).filter(|text| text.len() <= 64).map(Into::into);
+        let absent = parts.headers.get(header::CONTENT_LENGTH).is_none_or(|length| length == "0")
+            && parts.headers.get(header::TRANSFER_ENCODING).is_none()
+            && parts.headers.get(header::CONTENT_TYPE).is_none();
+        let body: B = if absent {
+            serde_json::from_value(json!({})).map_err(|error| Problem::validation("", error.to_string()))?
+        } else {
+            Json::from_request(Request::from_parts(parts, body), state).await?.0
+        };
+        if let Some(key) = key {
+            let canonical = serde_json::to_vec(&body)
+                .map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "VALIDATION_FAILED", "the body could not be read"))?;
+            let hash: String = Sha256::digest(&canonical).iter().map(|byte| format!("{byte:02x}")).collect();
+            issue.key = Some(Key { scope, key, request_hash: hash, keep: Keep::Days30 });
+        }
+        Ok(Self { caller, body, issue })
+    }
+}

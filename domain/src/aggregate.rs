@@ -178,21 +178,6 @@ pub trait Fact: DomainEvent {
     }
 }
 
-/// Implements `DomainEvent` for an event enum whose variants carry the stored type names.
-#[macro_export]
-macro_rules! event_names {
-    ($event:ident { $($variant:ident),* $(,)? }) => {
-        impl $crate::DomainEvent for $event {
-            fn event_type(&self) -> String {
-                match self { $(Self::$variant { .. } => stringify!($variant).to_owned()),* }
-            }
-            fn event_version(&self) -> String {
-                "1".to_owned()
-            }
-        }
-    };
-}
-
 /// Implements `Aggregate::handle` as a bridge to [`Decide::decide`]; put it inside `impl Aggregate for X`.
 #[macro_export]
 macro_rules! bridge {

@@ -1,0 +1,159 @@
+//! The move-in and move-out process as a table: which steps follow from which event of a lease, which command each step
+//! is, and what a refusal leads to. Pure; the `projector` crate executes it, records each outcome in the lease's
+//! [`LeaseProcess`](super::LeaseProcess) stream before the next step, and retries an unknown outcome for ever.
+
+use uuid::Uuid;
+
+use super::process::ProcessStep;
+use super::{ActivationFailure, LeaseCommand, LeaseEvent, LeaseOutline, LeaseState};
+use crate::finances::{AllocationPolicy, ChargeType, LedgerCommand};
+use crate::units::UnitCommand;
+use crate::{ChargeId, LeaseId, Refusal, UnitId};
+
+/// The steps that follow from an event, in order.
+pub fn steps(event: &LeaseEvent) -> &'static [ProcessStep] {
+    match event {
+        LeaseEvent::LeaseSendRequested { .. } => &[ProcessStep::ReserveUnit, ProcessStep::ConfirmSent],
+        LeaseEvent::LeaseSigned { outline, .. } if outline.deposit.is_some() => {
+            &[ProcessStep::OpenLedger, ProcessStep::ChargeDeposit]
+        }
+        LeaseEvent::LeaseSigned { .. } => &[ProcessStep::OpenLedger],
+        LeaseEvent::LeaseDeclined { .. } => &[ProcessStep::ReleaseReservation],
+        LeaseEvent::LeaseVoided { was, .. } => match was {
+            LeaseState::Sent => &[ProcessStep::ReleaseReservation],
+            LeaseState::Signed => {
+                &[ProcessStep::ReleaseReservation, ProcessStep::ReverseCharges, ProcessStep::CloseLedger]
+            }
+            LeaseState::Draft
+            | LeaseState::Sending
+            | LeaseState::Active
+            | LeaseState::Terminated
+            | LeaseState::Voided => &[],
+        },
+        LeaseEvent::LeaseActivated { .. } => &[ProcessStep::StartOccupancy],
+        LeaseEvent::LeaseTerminated { .. } => &[ProcessStep::EndOccupancy],
+        LeaseEvent::LeaseDrafted { .. }
+        | LeaseEvent::LeaseDraftEdited { .. }
+        | LeaseEvent::LeaseSent { .. }
+        | LeaseEvent::LeaseSendRefused { .. }
+        | LeaseEvent::LeaseSignatureAdded { .. }
+        | LeaseEvent::LeaseActivationFailed { .. } => &[],
+    }
+}
+
+/// What a refused step leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterRefusal {
+    /// The fact the step is for holds already: recorded as `NotNeeded`, and on to the next step.
+    Continue,
+    /// The refusal is recorded; these steps replace the remaining ones.
+    Instead(&'static [ProcessStep]),
+}
+
+/// What a domain refusal of a step means. Only domain refusals come here: an outcome that is not known is retried.
+pub fn after_refusal(step: ProcessStep, code: &str) -> AfterRefusal {
+    use AfterRefusal::{Continue, Instead};
+    match (step, code) {
+        (ProcessStep::ReserveUnit, _) => Instead(&[ProcessStep::RefuseSend]),
+        // Each of these says that an earlier attempt went through, or that there is nothing to undo.
+        (ProcessStep::OpenLedger, "LEDGER_EXISTS")
+        | (ProcessStep::ChargeDeposit, "DUPLICATE_CHARGE")
+        | (ProcessStep::ReleaseReservation, "NO_RESERVATION" | "NOT_FOUND")
+        | (ProcessStep::ReverseCharges | ProcessStep::CloseLedger, "NOT_FOUND" | "LEDGER_CLOSED")
+        | (ProcessStep::EndOccupancy, "NOT_OCCUPIED") => Continue,
+        (ProcessStep::OpenLedger, _) => Instead(&[ProcessStep::FlagActivationFailed]),
+        (ProcessStep::ChargeDeposit, _) => {
+            Instead(&[ProcessStep::ReverseCharges, ProcessStep::CloseLedger, ProcessStep::FlagActivationFailed])
+        }
+        (ProcessStep::StartOccupancy, _) => Instead(&[ProcessStep::FlagActivationFailed]),
+        // A ledger that holds the tenant's money cannot be closed until it is paid back: the refusal is the task.
+        (ProcessStep::CloseLedger | ProcessStep::ReverseCharges, _) => Continue,
+        // The lease moved on meanwhile, or is gone; there is nobody left to tell.
+        (
+            ProcessStep::ConfirmSent
+            | ProcessStep::RefuseSend
+            | ProcessStep::ReleaseReservation
+            | ProcessStep::EndOccupancy
+            | ProcessStep::FlagActivationFailed,
+            _,
+        ) => Instead(&[]),
+    }
+}
+
+/// A step as the command it is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StepCommand {
+    Units(UnitId, UnitCommand),
+    Legal(LeaseId, LeaseCommand),
+    Finances(LeaseId, LedgerCommand),
+}
+
+/// The command of a step. `event` is the one that [`steps`] was asked about; `refusal` is the recorded refusal of an
+/// earlier step of the same event, which [`ProcessStep::RefuseSend`] and [`ProcessStep::FlagActivationFailed`] report.
+/// `None` when the step does not belong to the event.
+pub fn command_for(step: ProcessStep, event: &LeaseEvent, refusal: Option<&Refusal>) -> Option<StepCommand> {
+    let outline = event.outline()?;
+    let lease_id = outline.lease_id;
+    let units = |command| Some(StepCommand::Units(outline.unit_id, command));
+    let legal = |command| Some(StepCommand::Legal(lease_id, command));
+    let finances = |command| Some(StepCommand::Finances(lease_id, command));
+    match step {
+        ProcessStep::ReserveUnit => {
+            units(UnitCommand::ReserveUnit { lease_id, from: outline.from, to: outline.to, parties: outline.tenants.clone() })
+        }
+        ProcessStep::ReleaseReservation => units(UnitCommand::ReleaseReservation { lease_id }),
+        ProcessStep::StartOccupancy => match event {
+            LeaseEvent::LeaseActivated { on, .. } => units(UnitCommand::StartOccupancy { lease_id, on: *on }),
+            _ => None,
+        },
+        ProcessStep::EndOccupancy => match event {
+            LeaseEvent::LeaseTerminated { vacated_on, .. } => {
+                units(UnitCommand::EndOccupancy { lease_id, on: *vacated_on })
+            }
+            _ => None,
+        },
+        ProcessStep::ConfirmSent => legal(LeaseCommand::ConfirmSent),
+        ProcessStep::RefuseSend => legal(LeaseCommand::RefuseSend { refusal: refusal?.clone() }),
+        ProcessStep::FlagActivationFailed => {
+            let Refusal { code, message, .. } = refusal?.clone();
+            legal(LeaseCommand::FlagActivationFailed { failure: ActivationFailure { code, detail: message } })
+        }
+        ProcessStep::OpenLedger => finances(open_ledger(outline)),
+        ProcessStep::ChargeDeposit => finances(charge_deposit(outline)?),
+        ProcessStep::ReverseCharges => {
+            finances(LedgerCommand::ReverseCharges { reason: "the lease did not come about".to_owned() })
+        }
+        ProcessStep::CloseLedger => finances(LedgerCommand::CloseLedger),
+    }
+}
+
+fn open_ledger(outline: &LeaseOutline) -> LedgerCommand {
+    LedgerCommand::OpenLedger {
+        lease_id: outline.lease_id,
+        property_id: outline.property_id,
+        unit_id: outline.unit_id,
+        tenants: outline.tenants.clone(),
+        currency: outline.currency,
+        time_zone: outline.time_zone.clone(),
+        late_fee_policy: outline.late_fee_policy.clone(),
+        allocation_policy: AllocationPolicy::default(),
+    }
+}
+
+fn charge_deposit(outline: &LeaseOutline) -> Option<LedgerCommand> {
+    let deposit = outline.deposit?;
+    Some(LedgerCommand::PostCharge {
+        charge_id: deposit_charge(outline.lease_id),
+        kind: ChargeType::Deposit,
+        money: deposit.money,
+        due_on: deposit.due_on,
+        period: None,
+        key: "deposit".to_owned(),
+        memo: None,
+    })
+}
+
+/// The id of a lease's deposit charge; made from the lease's, so that a repeated step posts the same charge.
+pub fn deposit_charge(lease_id: LeaseId) -> ChargeId {
+    ChargeId(Uuid::new_v5(&lease_id.0, b"deposit"))
+}

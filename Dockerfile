@@ -10,7 +10,8 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
 
 FROM debian:bookworm-slim
 # The uid is fixed because the volumes (artifacts, secrets) are owned by it.
-RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /var/lib/casitas --shell /usr/sbin/nologin casitas \
+RUN groupadd --gid 10001 casitas \
+ && useradd --uid 10001 --gid casitas --no-create-home --home-dir /var/lib/casitas --shell /usr/sbin/nologin casitas \
  && install -d -o casitas -g casitas -m 0750 /var/lib/casitas /var/lib/casitas/artifacts \
  && install -d -m 0755 /run/casitas /run/casitas/secrets
 COPY --from=build /out/casitas /usr/local/bin/casitas

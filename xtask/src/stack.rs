@@ -77,6 +77,23 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// For end-to-end tests: the binary that `cargo xtask test` built (or a fresh debug build), and limits that a test's
+    /// own traffic does not reach. A test of the limits sets them itself.
+    pub fn for_tests() -> Self {
+        Self {
+            profile: Profile::Debug,
+            binary: std::env::var_os(crate::test::BINARY_VARIABLE).map(PathBuf::from),
+            api_rate: Some("100000r/s".to_owned()),
+            api_burst: Some(100_000),
+            login_rate: Some("10000r/s".to_owned()),
+            login_burst: Some(10_000),
+            connections: Some(2_000),
+            ..Self::default()
+        }
+    }
+}
+
 /// The roles in the order in which they are started; they are stopped in the opposite one.
 pub const ROLES: [&str; 5] = ["command-api", "query-1", "query-2", "projector", "report-worker"];
 
@@ -147,6 +164,14 @@ impl Role {
     /// When something of it survives.
     pub fn kill9(&mut self) -> Result<()> {
         self.server.kill9()
+    }
+
+    /// SIGKILL behind the stack's back, as a crash would: `crashed` tells of it.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal_kill(&self) -> Result<()> {
+        self.server.signal(Signal::KILL)
     }
 
     /// `stop`, then `start`.

@@ -1,0 +1,45 @@
+//! The native stack itself: what it promises before any business is done on it.
+
+use std::path::Path;
+
+use xtask::http::get;
+use xtask::process::{alive, tree};
+use xtask::stack::{Options, Stack};
+
+#[test]
+fn the_stack_answers_through_both_replicas_and_leaves_nothing_behind() {
+    let stack = Stack::start(&Options::for_tests()).expect("the stack comes up");
+    let port = stack.nginx.port();
+    let replicas: Vec<String> = (0..6)
+        .filter_map(|_| get(port, "/units/available").expect("an answer").header("x-served-by").map(str::to_owned))
+        .collect();
+    for replica in ["query-1", "query-2"] {
+        assert!(replicas.iter().any(|name| name == replica), "{replica} is not among {replicas:?}");
+    }
+    let family: Vec<u32> =
+        stack.inventory().iter().filter_map(|(_, pid, _, _)| *pid).flat_map(tree).collect();
+    let dir = stack.dir().to_owned();
+    assert!(family.len() >= 9 && family.iter().all(|pid| alive(*pid)));
+    stack.stop().expect("everything stops");
+    let left: Vec<&u32> = family.iter().filter(|pid| alive(**pid)).collect();
+    assert!(left.is_empty(), "still running: {left:?}");
+    assert!(!Path::new(&dir).exists(), "{} is still there", dir.display());
+}
+
+#[test]
+fn a_killed_role_is_noticed_and_starts_again_on_its_port() {
+    let mut stack = Stack::start(&Options::for_tests()).expect("the stack comes up");
+    let role = stack.role("query-1").expect("a replica");
+    let (port, pid) = (role.port(), role.pid());
+    role.signal_kill().expect("killed behind the stack's back");
+    xtask::net::wait_until("the crash being noticed", std::time::Duration::from_secs(5), || {
+        Ok(stack.crashed()?.iter().any(|line| line.contains("query-1")))
+    })
+    .expect("noticed");
+    for _ in 0..4 {
+        assert_eq!(get(stack.nginx.port(), "/units/available").expect("an answer").status, 200);
+    }
+    let role = stack.role("query-1").expect("a replica");
+    role.restart().expect("starts again");
+    assert!(role.port() == port && role.pid() != pid && role.is_ready());
+}

@@ -5,12 +5,15 @@
 
 mod aggregate;
 mod calendar;
+mod events;
 mod fault;
 mod ids;
 mod money;
 mod personal;
 mod refusal;
 mod sha256;
+#[cfg(test)]
+mod testing;
 
 pub mod auth;
 pub mod finances;

@@ -1,0 +1,2 @@
+-- Workers write the reports log and no other.
+GRANT EXECUTE ON FUNCTION casitas_append TO casitas_worker;

@@ -1,0 +1,8 @@
+//! Adapters in memory, for tests and simulation. They keep every promise of their ports except durability. (Hints within a process: `inprocess`.)
+
+mod log;
+mod select;
+mod views;
+
+pub use log::MemoryLog;
+pub use views::MemoryViews;

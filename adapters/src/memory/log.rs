@@ -1,0 +1,262 @@
+//! The event log of one context in memory.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use cqrs_es::persist::SerializedEvent;
+use domain::{Context, StreamId, Timestamp};
+use ports::{
+    AppendOutcome, AppendRequest, Checkpoint, Clock, Error, EventLog, FollowerCheckpoints, Incarnation, Keep, KeyRecord,
+    KeyUse, LogHead, Position, Recorded, Result, SubjectKeys,
+};
+use uuid::Uuid;
+
+use crate::stored::{DAY_US, KEY_DAYS, READ_MAX, check_batch, from_micros, micros};
+
+pub struct MemoryLog {
+    context: Context,
+    clock: Arc<dyn Clock>,
+    state: Mutex<State>,
+}
+
+struct State {
+    incarnation: Incarnation,
+    /// Index + 1 is the position.
+    events: Vec<Recorded>,
+    /// Index into `events`, in order of sequence.
+    streams: HashMap<StreamId, Vec<usize>>,
+    ids: HashMap<Uuid, usize>,
+    keys: HashMap<(String, String), StoredKey>,
+    subjects: HashMap<String, Option<Vec<u8>>>,
+    followers: HashMap<String, Follower>,
+}
+
+struct StoredKey {
+    record: KeyRecord,
+    keep: Keep,
+    created_at: Timestamp,
+}
+
+#[derive(Default)]
+struct Follower {
+    term: u64,
+    checkpoint: Option<Checkpoint>,
+}
+
+impl MemoryLog {
+    pub fn new(context: Context, clock: Arc<dyn Clock>) -> Self {
+        let state = State {
+            incarnation: Uuid::new_v4(),
+            events: Vec::new(),
+            streams: HashMap::new(),
+            ids: HashMap::new(),
+            keys: HashMap::new(),
+            subjects: HashMap::new(),
+            followers: HashMap::new(),
+        };
+        Self { context, clock, state: Mutex::new(state) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("the log's lock is never poisoned: nothing under it panics")
+    }
+}
+
+impl State {
+    fn version(&self, stream: &StreamId) -> u64 {
+        self.streams.get(stream).map_or(0, |events| events.len() as u64)
+    }
+
+    fn key(&self, key: &KeyUse, now: Timestamp) -> Option<&StoredKey> {
+        let stored = self.keys.get(&(key.scope.clone(), key.key.clone()))?;
+        stored.is_kept(now).then_some(stored)
+    }
+
+    fn judge(&self, request: &AppendRequest, now: Timestamp) -> Option<AppendOutcome> {
+        if let Some(committed) = self.already_committed(request) {
+            return Some(committed);
+        }
+        if let Some((key, stored)) = request.key.as_ref().and_then(|key| Some((key, self.key(key, now)?))) {
+            let same = stored.record.request_hash == key.request_hash;
+            return Some(if same { AppendOutcome::Replayed(stored.record.clone()) } else { AppendOutcome::KeyReused });
+        }
+        request.streams.iter().find_map(|append| {
+            let actual = self.version(&append.stream);
+            (actual != append.expected_version)
+                .then(|| AppendOutcome::VersionConflict { stream: append.stream.clone(), actual })
+        })
+    }
+
+    fn already_committed(&self, request: &AppendRequest) -> Option<AppendOutcome> {
+        let append = request.streams.first()?;
+        let stored = &self.events[*self.ids.get(&append.events.first()?.event_id)?];
+        if stored.stream != append.stream || stored.sequence != append.expected_version + 1 {
+            return None;
+        }
+        let count = request.streams.iter().map(|append| append.events.len() as u64).sum::<u64>();
+        let last = self.events.get((stored.position + count - 2) as usize)?;
+        let last_id = request.streams.last()?.events.last()?.event_id;
+        (last.event_id == last_id).then_some(AppendOutcome::Committed {
+            first: stored.position,
+            last: last.position,
+            recorded_at: stored.recorded_at,
+        })
+    }
+
+    fn commit(&mut self, request: &AppendRequest, recorded_at: Timestamp) -> AppendOutcome {
+        let first = self.events.len() as u64 + 1;
+        for append in &request.streams {
+            for (event, sequence) in append.events.iter().zip(append.expected_version + 1..) {
+                let index = self.events.len();
+                self.ids.insert(event.event_id, index);
+                self.streams.entry(append.stream.clone()).or_default().push(index);
+                self.events.push(Recorded {
+                    position: index as u64 + 1,
+                    event_id: event.event_id,
+                    stream: append.stream.clone(),
+                    sequence,
+                    event_type: event.event_type.clone(),
+                    event_version: event.event_version.clone(),
+                    payload: event.payload.clone(),
+                    effective_on: event.effective_on,
+                    recorded_at,
+                    metadata: request.metadata.clone(),
+                });
+            }
+        }
+        let last = self.events.len() as u64;
+        if let Some(key) = &request.key {
+            let record = KeyRecord { request_hash: key.request_hash.clone(), outcome: key.outcome.clone(), position: last };
+            let stored = StoredKey { record, keep: key.keep, created_at: recorded_at };
+            self.keys.insert((key.scope.clone(), key.key.clone()), stored);
+        }
+        AppendOutcome::Committed { first, last, recorded_at }
+    }
+
+    /// What the databases' unique index refuses.
+    fn check_ids(&self, batch: &[AppendRequest], now: Timestamp) -> Result<()> {
+        let mut fresh = HashSet::new();
+        for request in batch.iter().filter(|request| self.judge(request, now).is_none()) {
+            for event in request.streams.iter().flat_map(|append| &append.events) {
+                if self.ids.contains_key(&event.event_id) || !fresh.insert(event.event_id) {
+                    return Err(Error::rejected("the log", format!("event id {} is taken", event.event_id)));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl StoredKey {
+    fn is_kept(&self, now: Timestamp) -> bool {
+        match self.keep {
+            Keep::Forever => true,
+            Keep::Days30 => micros(self.created_at) > micros(now) - KEY_DAYS * DAY_US,
+        }
+    }
+}
+
+#[async_trait]
+impl EventLog for MemoryLog {
+    fn context(&self) -> Context {
+        self.context
+    }
+
+    async fn load(&self, stream: &StreamId, after_sequence: u64) -> Result<Vec<SerializedEvent>> {
+        let state = self.state();
+        let events = state.streams.get(stream).map(Vec::as_slice).unwrap_or_default();
+        events.iter().skip(after_sequence as usize).map(|index| serialized(&state.events[*index])).collect()
+    }
+
+    async fn append(&self, batch: &[AppendRequest]) -> Result<Vec<AppendOutcome>> {
+        check_batch(self.context, batch)?;
+        let mut state = self.state();
+        let now = from_micros(micros(self.clock.now()))?;
+        state.check_ids(batch, now)?;
+        let recorded_at = state.events.last().map_or(now, |last| last.recorded_at.max(now));
+        let outcomes = batch.iter().map(|request| match state.judge(request, now) {
+            Some(outcome) => outcome,
+            None => state.commit(request, recorded_at),
+        });
+        Ok(outcomes.collect())
+    }
+
+    async fn read(&self, after: Position, limit: usize) -> Result<Vec<Recorded>> {
+        let state = self.state();
+        let from = usize::try_from(after).unwrap_or(usize::MAX);
+        Ok(state.events.iter().skip(from).take(limit.min(READ_MAX)).cloned().collect())
+    }
+
+    async fn head(&self) -> Result<LogHead> {
+        let state = self.state();
+        let last = state.events.last();
+        Ok(LogHead {
+            incarnation: state.incarnation,
+            position: last.map_or(0, |event| event.position),
+            event_id: last.map(|event| event.event_id),
+            recorded_at: last.map(|event| event.recorded_at),
+        })
+    }
+
+    async fn find_key(&self, scope: &str, key: &str) -> Result<Option<KeyRecord>> {
+        let now = self.clock.now();
+        let state = self.state();
+        let stored = state.keys.get(&(scope.to_owned(), key.to_owned()));
+        Ok(stored.filter(|stored| stored.is_kept(now)).map(|stored| stored.record.clone()))
+    }
+}
+
+fn serialized(event: &Recorded) -> Result<SerializedEvent> {
+    Ok(SerializedEvent::new(
+        event.stream.id.clone(),
+        event.sequence as usize,
+        event.stream.kind.as_str().to_owned(),
+        event.event_type.clone(),
+        event.event_version.clone(),
+        event.decode()?,
+        serde_json::Value::Object(serde_json::Map::new()),
+    ))
+}
+
+#[async_trait]
+impl SubjectKeys for MemoryLog {
+    async fn subject_key(&self, subject: &str) -> Result<Option<Vec<u8>>> {
+        Ok(self.state().subjects.get(subject).cloned().flatten())
+    }
+
+    async fn create_subject_key(&self, subject: &str, wrapped: &[u8]) -> Result<Vec<u8>> {
+        let mut state = self.state();
+        let stored = state.subjects.entry(subject.to_owned()).or_insert_with(|| Some(wrapped.to_vec()));
+        stored.clone().ok_or_else(|| Error::rejected("the key store", format!("the key of {subject} was destroyed")))
+    }
+
+    async fn destroy_subject_key(&self, subject: &str) -> Result<()> {
+        self.state().subjects.insert(subject.to_owned(), None);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl FollowerCheckpoints for MemoryLog {
+    async fn follower_checkpoint(&self, name: &str) -> Result<Option<Checkpoint>> {
+        Ok(self.state().followers.get(name).and_then(|follower| follower.checkpoint.clone()))
+    }
+
+    async fn claim_follower(&self, name: &str) -> Result<Option<u64>> {
+        let mut state = self.state();
+        let follower = state.followers.entry(name.to_owned()).or_default();
+        follower.term += 1;
+        Ok(Some(follower.term))
+    }
+
+    async fn advance_follower(&self, name: &str, term: u64, from: Option<Position>, to: &Checkpoint) -> Result<()> {
+        let mut state = self.state();
+        let follower = state.followers.entry(name.to_owned()).or_default();
+        if follower.term != term || follower.checkpoint.as_ref().map(|checkpoint| checkpoint.position) != from {
+            return Err(Error::Conflict(format!("the follower {name} moved or has a new leader")));
+        }
+        follower.checkpoint = Some(to.clone());
+        Ok(())
+    }
+}

@@ -1,0 +1,20 @@
+//! Postgres: one database a context for its log, one for the views.
+//!
+//! Appends are one call of a `SECURITY DEFINER` function (`migrations/postgres/log/0002_append.sql`); a step of a
+//! projection is one statement. So no lock is ever held across a client round trip. Connections are made when they are
+//! first needed: a process starts while its server is still coming up, and its calls are `Unavailable` until then.
+
+mod append;
+mod claims;
+mod errors;
+mod followers;
+mod log;
+mod migrate;
+mod pool;
+mod snapshot;
+mod views;
+
+pub use log::PostgresLog;
+pub use migrate::{Databases, RolePasswords, migrate};
+pub use pool::{PostgresServer, VIEWS_DATABASE};
+pub use views::PostgresViews;

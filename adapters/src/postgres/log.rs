@@ -1,0 +1,163 @@
+//! The event log of one context in its Postgres database.
+
+use async_trait::async_trait;
+use cqrs_es::persist::{PersistedEventRepository, SerializedEvent};
+use domain::{Context, StreamId, with_aggregate};
+use ports::{AppendOutcome, AppendRequest, Error, EventLog, KeyRecord, LogHead, Metadata, Position, Recorded, Result};
+use postgres_es::PostgresEventRepository;
+use serde_json::value::RawValue;
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{Decode, PgPool, Postgres, Row, Type};
+
+use super::append::{Arrays, outcomes};
+use super::claims::Claims;
+use super::errors::{Call, DEADLINE, map_load, within};
+use super::pool::{PostgresServer, acquire};
+use crate::stored::{READ_MAX, check_batch, check_dense, from_micros, signed, unsigned};
+
+const READ: &str = "SELECT position, event_id, aggregate_type, aggregate_id, sequence, event_type, event_version,
+    payload::text AS payload, effective_on::text AS effective_on,
+    (extract(epoch FROM recorded_at) * 1000000)::bigint AS recorded_at, actor, correlation_id, causation_id, traceparent
+    FROM events WHERE position > $1 ORDER BY position LIMIT $2";
+
+const HEAD: &str = "SELECT i.incarnation, e.position, e.event_id, e.recorded_at
+    FROM log_incarnation i LEFT JOIN LATERAL (
+        SELECT position, event_id, (extract(epoch FROM recorded_at) * 1000000)::bigint AS recorded_at
+          FROM events ORDER BY position DESC LIMIT 1) e ON true";
+
+const FIND_KEY: &str = "SELECT request_hash, outcome::text AS outcome, position FROM idempotency_keys
+    WHERE scope = $1 AND key = $2 AND (keep = 'forever' OR created_at > now() - interval '30 days')";
+
+pub struct PostgresLog {
+    context: Context,
+    what: String,
+    pool: PgPool,
+    repository: PostgresEventRepository,
+    pub(super) claims: Claims,
+}
+
+impl PostgresLog {
+    /// Needs a runtime; connects at the first use.
+    pub fn connect(context: Context, server: &PostgresServer) -> Self {
+        let database = server.log_database(context);
+        let pool = server.pool(&database);
+        let what = format!("the {context} log");
+        Self {
+            context,
+            repository: PostgresEventRepository::new(pool.clone()),
+            claims: Claims::new(what.clone(), server.options(&database)),
+            what,
+            pool,
+        }
+    }
+
+    /// One call on one connection. A connection whose call did not end in time is closed, not used again.
+    pub(super) async fn run<T>(
+        &self,
+        call: Call,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T> {
+        let mut connection = acquire(&self.pool, &self.what).await?;
+        let answer = within(&self.what, call, work(&mut connection)).await;
+        if matches!(answer, Err(Error::Unavailable { .. } | Error::UnknownOutcome { .. })) {
+            connection.close_on_drop();
+        }
+        answer
+    }
+
+    pub(super) fn column<'r, T>(&self, row: &'r PgRow, name: &str) -> Result<T>
+    where
+        T: Decode<'r, Postgres> + Type<Postgres>,
+    {
+        row.try_get(name).map_err(|error| self.unreadable(error))
+    }
+
+    pub(super) fn unreadable(&self, error: sqlx::Error) -> Error {
+        Error::corrupt(format!("{}: {error}", self.what))
+    }
+
+    fn recorded(&self, row: &PgRow) -> Result<Recorded> {
+        let position: i64 = self.column(row, "position")?;
+        let broken = |detail: String| Error::corrupt(format!("{} at position {position}: {detail}", self.what));
+        let kind = self.column::<&str>(row, "aggregate_type")?.parse().map_err(broken)?;
+        let effective_on: &str = self.column(row, "effective_on")?;
+        Ok(Recorded {
+            position: unsigned(position)?,
+            event_id: self.column(row, "event_id")?,
+            stream: StreamId::new(kind, self.column::<String>(row, "aggregate_id")?),
+            sequence: unsigned(self.column(row, "sequence")?)?,
+            event_type: self.column(row, "event_type")?,
+            event_version: self.column(row, "event_version")?,
+            payload: RawValue::from_string(self.column(row, "payload")?).map_err(|error| broken(error.to_string()))?,
+            effective_on: effective_on.parse().map_err(|error: jiff::Error| broken(error.to_string()))?,
+            recorded_at: from_micros(self.column(row, "recorded_at")?)?,
+            metadata: Metadata {
+                actor: self.column(row, "actor")?,
+                correlation_id: self.column(row, "correlation_id")?,
+                causation_id: self.column(row, "causation_id")?,
+                traceparent: self.column(row, "traceparent")?,
+            },
+        })
+    }
+}
+
+#[async_trait]
+impl EventLog for PostgresLog {
+    fn context(&self) -> Context {
+        self.context
+    }
+
+    async fn load(&self, stream: &StreamId, after_sequence: u64) -> Result<Vec<SerializedEvent>> {
+        let after = usize::try_from(after_sequence).unwrap_or(usize::MAX);
+        let load = async {
+            with_aggregate!(stream.kind, A => match after {
+                0 => self.repository.get_events::<A>(&stream.id).await,
+                _ => self.repository.get_last_events::<A>(&stream.id, after).await,
+            })
+        };
+        match tokio::time::timeout(DEADLINE, load).await {
+            Ok(loaded) => loaded.map_err(|error| map_load(&self.what, error)),
+            Err(elapsed) => Err(Error::unavailable(&self.what, elapsed)),
+        }
+    }
+
+    async fn append(&self, batch: &[AppendRequest]) -> Result<Vec<AppendOutcome>> {
+        check_batch(self.context, batch)?;
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let arrays = Arrays::of(batch)?;
+        let rows = self.run(Call::Write, async |connection| arrays.query().fetch_all(connection).await).await?;
+        outcomes(batch, &rows)
+    }
+
+    async fn read(&self, after: Position, limit: usize) -> Result<Vec<Recorded>> {
+        let query = sqlx::query(READ).bind(signed(after)?).bind(limit.min(READ_MAX) as i64);
+        let rows = self.run(Call::Read, async |connection| query.fetch_all(connection).await).await?;
+        let events = rows.iter().map(|row| self.recorded(row)).collect::<Result<Vec<_>>>()?;
+        check_dense(self.context, after, &events)?;
+        Ok(events)
+    }
+
+    async fn head(&self) -> Result<LogHead> {
+        let row = self.run(Call::Read, async |connection| sqlx::query(HEAD).fetch_one(connection).await).await?;
+        Ok(LogHead {
+            incarnation: self.column(&row, "incarnation")?,
+            position: unsigned(self.column::<Option<i64>>(&row, "position")?.unwrap_or(0))?,
+            event_id: self.column(&row, "event_id")?,
+            recorded_at: self.column::<Option<i64>>(&row, "recorded_at")?.map(from_micros).transpose()?,
+        })
+    }
+
+    async fn find_key(&self, scope: &str, key: &str) -> Result<Option<KeyRecord>> {
+        let query = sqlx::query(FIND_KEY).bind(scope).bind(key);
+        let row = self.run(Call::Read, async |connection| query.fetch_optional(connection).await).await?;
+        let Some(row) = row else { return Ok(None) };
+        let outcome: &str = self.column(&row, "outcome")?;
+        Ok(Some(KeyRecord {
+            request_hash: self.column(&row, "request_hash")?,
+            outcome: serde_json::from_str(outcome).map_err(|error| Error::corrupt(format!("{}: {error}", self.what)))?,
+            position: unsigned(self.column(&row, "position")?)?,
+        }))
+    }
+}

@@ -1,0 +1,109 @@
+//! A consistent read of the views: one `REPEATABLE READ READ ONLY` transaction on one connection.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use ports::{Checkpoint, Error, ModelHead, Result, Row, Select, ViewSnapshot};
+use serde_json::Value;
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{PgPool, Postgres, Row as _, Transaction};
+
+use super::errors::{Call, within};
+use super::views::WHAT;
+use crate::keyset::{Bind, Dialect, build, table};
+use crate::stored::unsigned;
+
+pub(super) const HEADS: &str =
+    "SELECT model, generation, fold_version, term, revision, oldest_change, incarnation, position,
+    event_id FROM view_heads WHERE live";
+
+pub(super) struct PostgresSnapshot {
+    transaction: Transaction<'static, Postgres>,
+    /// Heads seen so far: they cannot change within the transaction.
+    heads: HashMap<String, ModelHead>,
+}
+
+pub(super) struct PostgresDialect;
+
+impl Dialect for PostgresDialect {
+    fn placeholder(n: usize) -> String {
+        format!("${n}")
+    }
+    fn in_list(column: &str, n: usize) -> String {
+        format!("{column} = ANY(${n})")
+    }
+}
+
+impl PostgresSnapshot {
+    pub(super) async fn begin(pool: &PgPool) -> Result<Self> {
+        let begin = pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+        Ok(Self { transaction: within(WHAT, Call::Read, begin).await?, heads: HashMap::new() })
+    }
+
+    async fn live(&mut self, model: &str) -> Result<&ModelHead> {
+        if !self.heads.contains_key(model) {
+            let sql = format!("{HEADS} AND model = $1");
+            let row = within(WHAT, Call::Read, sqlx::query(&sql).bind(model).fetch_optional(self.connection())).await?;
+            let row = row.ok_or_else(|| Error::NotFound(format!("a live generation of {model}")))?;
+            self.heads.insert(model.to_owned(), head_of(&row)?);
+        }
+        Ok(&self.heads[model])
+    }
+
+    fn connection(&mut self) -> &mut PgConnection {
+        &mut self.transaction
+    }
+}
+
+#[async_trait]
+impl ViewSnapshot for PostgresSnapshot {
+    async fn head(&mut self, model: &str) -> Result<ModelHead> {
+        self.live(model).await.cloned()
+    }
+
+    async fn get(&mut self, model: &'static str, key: &str) -> Result<Option<Value>> {
+        let table = table(model, self.live(model).await?.generation)?;
+        let sql = format!("SELECT doc FROM {table} WHERE key = $1");
+        within(WHAT, Call::Read, sqlx::query_scalar(&sql).bind(key).fetch_optional(self.connection())).await
+    }
+
+    async fn select(&mut self, select: &Select) -> Result<Vec<Row>> {
+        let generation = self.live(select.model).await?.generation;
+        let built = build::<PostgresDialect>(select, generation)?;
+        let mut query = sqlx::query(&built.sql);
+        for bind in built.binds {
+            query = match bind {
+                Bind::Int(number) => query.bind(number),
+                Bind::Text(text) => query.bind(text),
+                Bind::Ints(numbers) => query.bind(numbers),
+                Bind::Texts(texts) => query.bind(texts),
+            };
+        }
+        let rows = within(WHAT, Call::Read, query.fetch_all(self.connection())).await?;
+        rows.iter().map(|row| Ok(Row { key: column(row, "key")?, doc: column(row, "doc")? })).collect()
+    }
+}
+
+pub(super) fn head_of(row: &PgRow) -> Result<ModelHead> {
+    let fold_version: i32 = column(row, "fold_version")?;
+    Ok(ModelHead {
+        model: column(row, "model")?,
+        generation: unsigned(column(row, "generation")?)?,
+        fold_version: fold_version as u32,
+        term: unsigned(column(row, "term")?)?,
+        revision: unsigned(column(row, "revision")?)?,
+        oldest_change: unsigned(column(row, "oldest_change")?)?,
+        checkpoint: Checkpoint {
+            incarnation: column(row, "incarnation")?,
+            position: unsigned(column(row, "position")?)?,
+            event_id: column(row, "event_id")?,
+        },
+    })
+}
+
+pub(super) fn column<'r, T>(row: &'r PgRow, name: &str) -> Result<T>
+where
+    T: sqlx::Decode<'r, Postgres> + sqlx::Type<Postgres>,
+{
+    row.try_get(name).map_err(|error| Error::corrupt(format!("{WHAT}: {error}")))
+}

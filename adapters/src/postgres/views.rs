@@ -1,0 +1,271 @@
+//! The view store in `views_db`: one table a model and generation, heads, and the change feed.
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use ports::{
+    Claim, Error, FieldKind, FieldValue, ModelHead, ModelSpec, Result, RowChange, ViewBatch, ViewChange, ViewSnapshot,
+    ViewStore,
+};
+use serde_json::Value;
+use sqlx::PgPool;
+use sqlx::postgres::PgConnection;
+use uuid::Uuid;
+
+use super::claims::Claims;
+use super::errors::{Call, within};
+use super::pool::{PostgresServer, acquire};
+use super::snapshot::{HEADS, PostgresSnapshot, column, head_of};
+use crate::keyset::{column as field_column, shape, table};
+use crate::stored::{signed, unsigned};
+use crate::views::{CHANGES_KEPT, TRIM_EVERY, another_fold, another_shape, check_batch, moved};
+
+pub(super) const WHAT: &str = "the view store";
+
+/// Change rows answered at most by one call.
+const CHANGES_MAX: usize = 10_000;
+
+pub struct PostgresViews {
+    pool: PgPool,
+    claims: Claims,
+}
+
+impl PostgresViews {
+    /// Needs a runtime; connects at the first use.
+    pub fn connect(server: &PostgresServer) -> Self {
+        let database = server.views_database();
+        Self { pool: server.pool(&database), claims: Claims::new(WHAT.to_owned(), server.options(&database)) }
+    }
+
+    async fn run<T>(&self, call: Call, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>) -> Result<T> {
+        let mut connection = acquire(&self.pool, WHAT).await?;
+        let answer = within(WHAT, call, work(&mut connection)).await;
+        if matches!(answer, Err(Error::Unavailable { .. } | Error::UnknownOutcome { .. })) {
+            connection.close_on_drop();
+        }
+        answer
+    }
+}
+
+/// Everything a new generation needs, as one script that the server runs in one transaction.
+fn creation(spec: &ModelSpec, generation: u64) -> Result<String> {
+    let table = table(spec.name, generation)?;
+    let (mut columns, mut indexes) = (String::new(), String::new());
+    for (field, ordinal) in spec.fields.iter().zip(1..) {
+        let name = field_column(field.name)?;
+        let kind = match field.kind {
+            FieldKind::Text => "text COLLATE \"C\"",
+            FieldKind::Int => "bigint",
+        };
+        columns.push_str(&format!(", {name} {kind}"));
+        indexes.push_str(&format!("CREATE INDEX IF NOT EXISTS {table}_{ordinal} ON {table} ({name} NULLS FIRST, key);\n"));
+    }
+    Ok(format!(
+        "CREATE TABLE IF NOT EXISTS {table} (key text COLLATE \"C\" PRIMARY KEY, doc json NOT NULL{columns});
+         {indexes}
+         INSERT INTO view_heads (model, generation, fold_version, shape, live, incarnation)
+         VALUES ('{}', {generation}, {}, '{}', true, '{}') ON CONFLICT DO NOTHING;",
+        spec.name,
+        spec.fold_version,
+        shape(spec),
+        Uuid::nil()
+    ))
+}
+
+/// One statement: the head moves only from the expected term and checkpoint, and everything else only if the head moved.
+fn application(spec: &ModelSpec, generation: u64) -> Result<String> {
+    let table = table(spec.name, generation)?;
+    let (mut names, mut params, mut updates) = (String::new(), String::new(), String::new());
+    for (field, n) in spec.fields.iter().zip(13..) {
+        let name = field_column(field.name)?;
+        let array = match field.kind {
+            FieldKind::Text => "text[]",
+            FieldKind::Int => "bigint[]",
+        };
+        names.push_str(&format!(", {name}"));
+        params.push_str(&format!(", ${n}::{array}"));
+        updates.push_str(&format!(", {name} = excluded.{name}"));
+    }
+    Ok(format!(
+        "WITH head AS (
+            UPDATE view_heads SET incarnation = $5, position = $6, event_id = $7,
+                   revision = revision + $8,
+                   oldest_change = CASE WHEN (revision + $8) % {TRIM_EVERY} = 0
+                        THEN greatest(oldest_change, revision + $8 - {CHANGES_KEPT} + 1) ELSE oldest_change END
+             WHERE model = $1 AND generation = $2 AND term = $3 AND position = $4
+            RETURNING revision, oldest_change
+         ), changed AS (
+            INSERT INTO view_changes (model, generation, revision, tags)
+            SELECT $1, $2, revision, $9::text[] FROM head WHERE $8 = 1
+         ), trimmed AS (
+            DELETE FROM view_changes v USING head
+             WHERE head.revision % {TRIM_EVERY} = 0 AND v.model = $1 AND v.generation = $2 AND v.revision < head.oldest_change
+         ), gone AS (
+            DELETE FROM {table} t USING head WHERE t.key = ANY($10::text[])
+         ), put AS (
+            INSERT INTO {table} (key, doc{names})
+            SELECT r.* FROM head, unnest($11::text[], $12::json[]{params}) r
+            ON CONFLICT (key) DO UPDATE SET doc = excluded.doc{updates}
+         )
+         SELECT revision FROM head"
+    ))
+}
+
+/// The rows of a batch as one array a column.
+struct Columns<'a> {
+    deleted: Vec<&'a str>,
+    keys: Vec<&'a str>,
+    docs: Vec<&'a Value>,
+    fields: Vec<FieldColumn<'a>>,
+}
+
+enum FieldColumn<'a> {
+    Text(Vec<Option<&'a str>>),
+    Int(Vec<Option<i64>>),
+}
+
+impl<'a> Columns<'a> {
+    fn of(spec: &ModelSpec, changes: &'a [RowChange]) -> Self {
+        let fields = spec.fields.iter().map(|field| match field.kind {
+            FieldKind::Text => FieldColumn::Text(Vec::new()),
+            FieldKind::Int => FieldColumn::Int(Vec::new()),
+        });
+        let mut columns = Self { deleted: Vec::new(), keys: Vec::new(), docs: Vec::new(), fields: fields.collect() };
+        for change in changes {
+            match change {
+                RowChange::Delete { key } => columns.deleted.push(key),
+                RowChange::Put { key, doc, fields } => {
+                    columns.keys.push(key);
+                    columns.docs.push(doc);
+                    columns.fields.iter_mut().zip(fields).for_each(|(column, value)| column.push(value));
+                }
+            }
+        }
+        columns
+    }
+}
+
+impl<'a> FieldColumn<'a> {
+    fn push(&mut self, value: &'a FieldValue) {
+        match (self, value) {
+            (Self::Text(values), FieldValue::Text(text)) => values.push(Some(text)),
+            (Self::Int(values), FieldValue::Int(number)) => values.push(Some(*number)),
+            // `check_batch` has refused values of another kind.
+            (Self::Text(values), _) => values.push(None),
+            (Self::Int(values), _) => values.push(None),
+        }
+    }
+}
+
+#[async_trait]
+impl ViewStore for PostgresViews {
+    async fn prepare(&self, specs: &[&'static ModelSpec]) -> Result<()> {
+        let known = self.heads().await?;
+        // One simple-protocol query is one transaction. The lock lets several processes prepare at once.
+        let mut script = String::from("SELECT pg_advisory_xact_lock(hashtextextended('casitas:prepare', 0));\n");
+        let mut complete = true;
+        for spec in specs {
+            if !known.iter().any(|head| head.model == spec.name) {
+                script.push_str(&creation(spec, 1)?);
+                complete = false;
+            }
+        }
+        if complete {
+            return Ok(());
+        }
+        let mut connection = acquire(&self.pool, WHAT).await?;
+        let work = sqlx::Executor::execute(&mut *connection, sqlx::raw_sql(&script));
+        within(WHAT, Call::Write, work).await.map(drop)
+    }
+
+    async fn claim(&self, spec: &'static ModelSpec) -> Result<Option<Claim>> {
+        let sql = "SELECT fold_version, shape FROM view_heads WHERE live AND model = $1";
+        let row = self
+            .run(Call::Read, async |connection| sqlx::query(sql).bind(spec.name).fetch_optional(connection).await)
+            .await?
+            .ok_or_else(|| Error::NotFound(format!("a live generation of {}", spec.name)))?;
+        let fold_version: i32 = column(&row, "fold_version")?;
+        if fold_version as u32 != spec.fold_version {
+            return Err(another_fold(spec, fold_version as u32));
+        }
+        let live_shape: &str = column(&row, "shape")?;
+        if live_shape != shape(spec) {
+            return Err(another_shape(spec, live_shape));
+        }
+        if !self.claims.try_lead(spec.name).await? {
+            return Ok(None);
+        }
+        let sql = "UPDATE view_heads SET term = term + 1 WHERE live AND model = $1
+            RETURNING model, generation, fold_version, term, revision, oldest_change, incarnation, position, event_id";
+        let row =
+            self.run(Call::Write, async |connection| sqlx::query(sql).bind(spec.name).fetch_one(connection).await).await?;
+        let head = head_of(&row)?;
+        Ok(Some(Claim {
+            generation: head.generation,
+            term: head.term,
+            revision: head.revision,
+            checkpoint: head.checkpoint,
+        }))
+    }
+
+    async fn rows(&self, spec: &ModelSpec, generation: u64, keys: &[String]) -> Result<HashMap<String, Value>> {
+        if keys.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let sql = format!("SELECT key, doc FROM {} WHERE key = ANY($1)", table(spec.name, generation)?);
+        let rows = self.run(Call::Read, async |connection| sqlx::query(&sql).bind(keys).fetch_all(connection).await).await?;
+        rows.iter().map(|row| Ok((column(row, "key")?, column(row, "doc")?))).collect()
+    }
+
+    async fn apply(&self, batch: &ViewBatch<'_>) -> Result<u64> {
+        check_batch(batch)?;
+        let columns = Columns::of(batch.spec, &batch.changes);
+        let sql = application(batch.spec, batch.generation)?;
+        let tags: Vec<&str> = batch.tags.iter().map(String::as_str).collect();
+        let mut query = sqlx::query_scalar::<_, i64>(&sql)
+            .bind(batch.spec.name)
+            .bind(signed(batch.generation)?)
+            .bind(signed(batch.term)?)
+            .bind(signed(batch.from)?)
+            .bind(batch.to.incarnation)
+            .bind(signed(batch.to.position)?)
+            .bind(batch.to.event_id)
+            .bind(i64::from(!tags.is_empty()))
+            .bind(tags)
+            .bind(columns.deleted)
+            .bind(columns.keys)
+            .bind(columns.docs.into_iter().map(sqlx::types::Json).collect::<Vec<_>>());
+        for field in columns.fields {
+            query = match field {
+                FieldColumn::Text(values) => query.bind(values),
+                FieldColumn::Int(values) => query.bind(values),
+            };
+        }
+        let revision = self.run(Call::Write, async |connection| query.fetch_optional(connection).await).await?;
+        unsigned(revision.ok_or_else(|| moved(batch))?)
+    }
+
+    async fn heads(&self) -> Result<Vec<ModelHead>> {
+        let rows = self.run(Call::Read, async |connection| sqlx::query(HEADS).fetch_all(connection).await).await?;
+        rows.iter().map(head_of).collect()
+    }
+
+    async fn changes(&self, model: &str, generation: u64, after: u64, limit: usize) -> Result<Vec<ViewChange>> {
+        let query = sqlx::query(
+            "SELECT revision, tags FROM view_changes WHERE model = $1 AND generation = $2 AND revision > $3
+              ORDER BY revision LIMIT $4",
+        )
+        .bind(model)
+        .bind(signed(generation)?)
+        .bind(signed(after)?)
+        .bind(limit.min(CHANGES_MAX) as i64);
+        let rows = self.run(Call::Read, async |connection| query.fetch_all(connection).await).await?;
+        rows.iter()
+            .map(|row| Ok(ViewChange { revision: unsigned(column(row, "revision")?)?, tags: column(row, "tags")? }))
+            .collect()
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn ViewSnapshot>> {
+        Ok(Box::new(PostgresSnapshot::begin(&self.pool).await?))
+    }
+}

@@ -1,0 +1,67 @@
+//! What every adapter of the event log has in common: the checks of a batch and of a stretch that was read.
+
+use std::collections::HashSet;
+
+use domain::{Context, Timestamp};
+use ports::{AppendRequest, Error, Position, Recorded, Result};
+
+/// The most events that one `read` answers, whatever its caller asks for.
+pub(crate) const READ_MAX: usize = 10_000;
+
+/// HTTP callers' idempotency keys are kept this long.
+pub(crate) const KEY_DAYS: i64 = 30;
+pub(crate) const DAY_US: i64 = 86_400_000_000;
+
+/// Refuses a batch that breaks the port's preconditions, before anything is sent.
+pub(crate) fn check_batch(context: Context, batch: &[AppendRequest]) -> Result<()> {
+    let mut streams = HashSet::new();
+    let refuse = |why: String| Err(Error::rejected(format!("the {context} log"), why));
+    for request in batch {
+        if request.streams.is_empty() {
+            return refuse("a request without a stream".into());
+        }
+        for append in &request.streams {
+            if append.events.is_empty() {
+                return refuse(format!("no events for {}", append.stream));
+            }
+            if append.stream.context() != context {
+                return refuse(format!("{} belongs to the {} log", append.stream, append.stream.context()));
+            }
+            if !streams.insert(&append.stream) {
+                return refuse(format!("{} occurs twice in a batch", append.stream));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Positions are dense, so what follows `after` is known in advance; anything else means lost or foreign rows.
+pub(crate) fn check_dense(context: Context, after: Position, events: &[Recorded]) -> Result<()> {
+    for (event, expected) in events.iter().zip(after + 1..) {
+        if event.position != expected {
+            return Err(Error::corrupt(format!(
+                "the {context} log has a gap: position {expected} is missing, {} ({}) stands in its place",
+                event.position, event.event_id
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Microseconds since the epoch, as stored; so that a value read back equals the one that was answered.
+pub(crate) fn micros(at: Timestamp) -> i64 {
+    at.as_microsecond()
+}
+
+pub(crate) fn from_micros(micros: i64) -> Result<Timestamp> {
+    Timestamp::from_microsecond(micros).map_err(|error| Error::corrupt(format!("a stored time is out of range: {error}")))
+}
+
+/// Stored numbers are never negative; one that is was not written by us.
+pub(crate) fn unsigned(number: i64) -> Result<u64> {
+    u64::try_from(number).map_err(|_| Error::corrupt(format!("a stored count is negative: {number}")))
+}
+
+pub(crate) fn signed(number: u64) -> Result<i64> {
+    i64::try_from(number).map_err(|_| Error::rejected("a number", format!("{number} is too large to be stored")))
+}

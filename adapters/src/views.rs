@@ -1,0 +1,58 @@
+//! What every adapter of the view store has in common.
+
+use ports::{Error, FieldKind, FieldValue, ModelSpec, Result, RowChange, ViewBatch};
+
+/// Change rows kept for each generation; a replica that is further behind starts afresh.
+pub(crate) const CHANGES_KEPT: u64 = 10_000;
+
+/// Old change rows are trimmed once in so many revisions.
+pub(crate) const TRIM_EVERY: u64 = 500;
+
+pub(crate) fn another_fold(spec: &ModelSpec, live: u32) -> Error {
+    Error::rejected(
+        format!("the live generation of {}", spec.name),
+        format!("it was folded by version {live}, this program folds version {}: it must be rebuilt", spec.fold_version),
+    )
+}
+
+pub(crate) fn another_shape(spec: &ModelSpec, live: &str) -> Error {
+    Error::rejected(
+        format!("the live generation of {}", spec.name),
+        format!("it has the fields {live:?}, this program declares others: raise the fold version and rebuild"),
+    )
+}
+
+pub(crate) fn moved(batch: &ViewBatch<'_>) -> Error {
+    Error::Conflict(format!(
+        "{} is not at term {} and position {} any more: claim it again",
+        batch.spec.name, batch.term, batch.from
+    ))
+}
+
+/// Refuses a batch that breaks the port's preconditions, before anything is sent.
+pub(crate) fn check_batch(batch: &ViewBatch<'_>) -> Result<()> {
+    let refuse = |why: String| Err(Error::rejected(batch.spec.name, why));
+    let mut keys = std::collections::HashSet::new();
+    for change in &batch.changes {
+        if !keys.insert(change.key()) {
+            return refuse(format!("the key {:?} changes twice in a batch", change.key()));
+        }
+        let RowChange::Put { key, fields, .. } = change else { continue };
+        let fits = |(field, value): (&ports::Field, &FieldValue)| {
+            matches!(
+                (field.kind, value),
+                (_, FieldValue::Null) | (FieldKind::Int, FieldValue::Int(_)) | (FieldKind::Text, FieldValue::Text(_))
+            )
+        };
+        if fields.len() != batch.spec.fields.len() || !batch.spec.fields.iter().zip(fields).all(fits) {
+            return refuse(format!("the fields of {key:?} are not those of the model"));
+        }
+    }
+    if batch.tags.is_empty() && !batch.changes.is_empty() {
+        return refuse("rows changed without a tag".into());
+    }
+    if batch.to.position < batch.from {
+        return refuse(format!("a checkpoint never goes back: from {} to {}", batch.from, batch.to.position));
+    }
+    Ok(())
+}

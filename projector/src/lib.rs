@@ -1,1 +1,234 @@
+//! All that follows a log: projections, policies, timers, job dispatch.
+//!
+//! [`Projector::run`] starts one task a follower and one tailer a context. Invariants: a follower never skips an event and never
+//! hides that it stands still ([`Board`]); it can be killed anywhere and goes on where it was, doing nothing twice that counts;
+//! it commits only as leader, and only onto the checkpoint that it read; its memory is bounded.
+//!
+//! Must not know: a database, a broker, HTTP.
 
+mod checkpoints;
+mod dispatcher;
+mod hot;
+mod known;
+mod lead;
+mod pace;
+mod policy;
+mod projection;
+mod status;
+mod tailer;
+mod timers;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use commands::Handler;
+use domain::Context;
+use futures::FutureExt;
+use ports::{Clock, Hints, JobQueue, Logs, ModelSpec, Result, Sealer, ViewStore};
+use read_models::ReadModel;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use dispatcher::Dispatcher;
+use hot::HotFeed;
+use pace::{Backoff, pause};
+use policy::Policy;
+use projection::{Projection, panic_text};
+use timers::{Due, Timer};
+
+pub use hot::HotCollections;
+pub use status::{Board, FollowerStatus, Kind, Reporter, State};
+pub use tailer::{Tail, Tailer};
+
+/// What is under way at shutdown may take this long.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+const EXPORT_PERIOD: Duration = Duration::from_millis(500);
+
+/// What the projector needs from the outside.
+#[derive(Clone)]
+pub struct Ports {
+    /// All five contexts.
+    pub logs: Logs,
+    pub sealer: Sealer,
+    pub views: Arc<dyn ViewStore>,
+    pub queue: Arc<dyn JobQueue>,
+    pub hints: Arc<dyn Hints>,
+    pub clock: Arc<dyn Clock>,
+    /// Over the units, legal and finances logs at least.
+    pub handler: Handler,
+    /// Who writes hot collections to the shared cache, where there is one.
+    pub hot: Option<Arc<dyn HotCollections>>,
+}
+
+#[derive(Clone)]
+pub struct Config {
+    /// What is projected; all of [`read_models::all`] by default.
+    pub models: Vec<&'static dyn ReadModel>,
+    /// Test aid: waits so long before each projection batch is committed.
+    pub delay: Duration,
+    /// Messages that one report worker may hold of one queue before it begins the work: its prefetch.
+    pub held_per_consumer: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { models: read_models::all(), delay: Duration::ZERO, held_per_consumer: 4 }
+    }
+}
+
+pub struct Projector {
+    ports: Ports,
+    config: Config,
+    board: Board,
+    tailers: HashMap<Context, Arc<Tailer>>,
+}
+
+impl Projector {
+    /// `NotFound` when a context's log is not among the ports.
+    pub fn new(ports: Ports, config: Config) -> Result<Self> {
+        let mut tailers = HashMap::new();
+        for context in Context::ALL {
+            tailers.insert(context, Tailer::new(ports.logs.get(context)?.clone(), ports.sealer.clone()));
+        }
+        let board = Board::new(ports.clock.clone());
+        Ok(Self { ports, config, board, tailers })
+    }
+
+    /// What every follower is doing, for readiness, metrics and operators.
+    pub fn board(&self) -> Board {
+        self.board.clone()
+    }
+
+    /// Runs every follower until shutdown; then lets each finish its batch, for 5 s at most.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let mut tasks = JoinSet::new();
+        for (context, tailer) in &self.tailers {
+            let (tailer, hints, board, token) = (tailer.clone(), self.ports.hints.clone(), self.board(), shutdown.clone());
+            spawn(&mut tasks, format!("tailer:{context}"), None, &shutdown, move || {
+                let (tailer, hints, board, token) = (tailer.clone(), hints.clone(), board.clone(), token.clone());
+                async move { tailer.run(hints, board, token).await }
+            });
+        }
+        self.start_followers(&mut tasks, &shutdown);
+        let (board, token) = (self.board(), shutdown.clone());
+        tasks.spawn(async move {
+            while pause(&token, EXPORT_PERIOD).await {
+                board.export();
+            }
+        });
+        self.start_projections(&mut tasks, &shutdown).await;
+        shutdown.cancelled().await;
+        let finished = tokio::time::timeout(SHUTDOWN_TIMEOUT, async { while tasks.join_next().await.is_some() {} }).await;
+        if finished.is_err() {
+            tracing::warn!(tasks = tasks.len(), "followers did not stop in time; they go on from their checkpoints");
+        }
+        self.board.export();
+    }
+
+    fn start_followers(&self, tasks: &mut JoinSet<()>, shutdown: &CancellationToken) {
+        let reporter = self.board.follower(policy::NAME, Kind::Policy, Context::Legal);
+        let tailer = self.tailers[&Context::Legal].clone();
+        let policy = Policy::new(tailer, self.ports.handler.clone(), reporter.clone(), shutdown.clone());
+        let policy = Arc::new(policy);
+        spawn(tasks, policy::NAME.into(), Some(reporter), shutdown, move || {
+            let policy = policy.clone();
+            async move { policy.run().await }
+        });
+
+        let reporter = self.board.follower(dispatcher::NAME, Kind::Dispatcher, Context::Reports);
+        let dispatcher = Arc::new(Dispatcher {
+            tailer: self.tailers[&Context::Reports].clone(),
+            queue: self.ports.queue.clone(),
+            clock: self.ports.clock.clone(),
+            held_per_consumer: self.config.held_per_consumer,
+            reporter: reporter.clone(),
+            shutdown: shutdown.clone(),
+        });
+        spawn(tasks, dispatcher::NAME.into(), Some(reporter), shutdown, move || {
+            let dispatcher = dispatcher.clone();
+            async move { dispatcher.run().await }
+        });
+
+        for due in Due::ALL {
+            let reporter = self.board.follower(due.name(), Kind::Timer, due.context());
+            let timer = Arc::new(Timer {
+                due,
+                log: self.tailers[&due.context()].log().clone(),
+                views: self.ports.views.clone(),
+                handler: self.ports.handler.clone(),
+                clock: self.ports.clock.clone(),
+                hints: self.ports.hints.clone(),
+                reporter: reporter.clone(),
+                shutdown: shutdown.clone(),
+            });
+            spawn(tasks, due.name().into(), Some(reporter), shutdown, move || {
+                let timer = timer.clone();
+                async move { timer.run().await }
+            });
+        }
+    }
+
+    async fn start_projections(&self, tasks: &mut JoinSet<()>, shutdown: &CancellationToken) {
+        let specs: Vec<&'static ModelSpec> = self.config.models.iter().map(|model| model.spec()).collect();
+        let reporters: Vec<Reporter> =
+            specs.iter().map(|spec| self.board.follower(spec.name, Kind::Projection, spec.context)).collect();
+        let mut backoff = Backoff::default();
+        while let Err(error) = self.ports.views.prepare(&specs).await {
+            reporters.iter().for_each(|reporter| reporter.stalled(error.chain()));
+            if !pause(shutdown, backoff.next()).await {
+                return;
+            }
+        }
+        for (model, reporter) in self.config.models.iter().zip(reporters) {
+            let name = model.spec().name;
+            let hot = self.ports.hot.clone().map(|hot| {
+                let (feed, token) = (HotFeed::default(), shutdown.clone());
+                let running = feed.clone();
+                spawn(tasks, format!("hot:{name}"), None, shutdown, move || {
+                    let (feed, hot, token) = (running.clone(), hot.clone(), token.clone());
+                    async move { feed.run(name, hot, token).await }
+                });
+                feed
+            });
+            let projection = Arc::new(Projection {
+                model: *model,
+                tailer: self.tailers[&model.spec().context].clone(),
+                views: self.ports.views.clone(),
+                hints: self.ports.hints.clone(),
+                hot,
+                delay: self.config.delay,
+                reporter: reporter.clone(),
+                shutdown: shutdown.clone(),
+            });
+            spawn(tasks, name.to_owned(), Some(reporter), shutdown, move || {
+                let projection = projection.clone();
+                async move { projection.run().await }
+            });
+        }
+    }
+}
+
+/// Runs a task until shutdown; a panic is counted, shown, and the task started again.
+fn spawn<F, Fut>(tasks: &mut JoinSet<()>, name: String, reporter: Option<Reporter>, shutdown: &CancellationToken, run: F)
+where
+    F: Fn() -> Fut + Send + 'static,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    let shutdown = shutdown.clone();
+    tasks.spawn(async move {
+        let mut backoff = Backoff::default();
+        while !shutdown.is_cancelled() {
+            let Err(panic) = AssertUnwindSafe(run()).catch_unwind().await else { continue };
+            let reason = format!("{name} panicked: {}", panic_text(&*panic));
+            metrics::counter!("casitas_follower_panics_total", "follower" => name.clone()).increment(1);
+            match &reporter {
+                Some(reporter) => reporter.stalled(reason),
+                None => tracing::error!(reason, "a task is started again"),
+            }
+            pause(&shutdown, backoff.next()).await;
+        }
+    });
+}

@@ -59,6 +59,9 @@ struct Up {
     /// Build and run casitas without optimisation
     #[arg(long)]
     debug: bool,
+    /// Run this casitas instead of building one
+    #[arg(long, conflicts_with = "debug")]
+    binary: Option<PathBuf>,
     /// Requests of one address, e.g. 5000r/s (default 50r/s)
     #[arg(long)]
     api_rate: Option<String>,
@@ -97,6 +100,7 @@ impl Up {
             demo: self.demo,
             port: self.port,
             profile: if self.debug { Profile::Debug } else { Profile::Release },
+            binary: self.binary,
             api_rate: self.api_rate,
             api_burst: self.api_burst,
             login_rate: self.login_rate,

@@ -190,7 +190,10 @@ fn the_api_limit_is_a_problem_with_retry_after() {
         options.api_rate = "1r/s".to_owned();
         options.api_burst = 3;
     });
-    let last = (0..10).map(|_| front.get("/units")).last().expect("ten answers");
+    for _ in 0..9 {
+        front.get("/units");
+    }
+    let last = front.get("/units");
     assert_problem(&last, 429, "RATE_LIMITED");
     assert_eq!(last.header("retry-after"), Some("1"));
 }

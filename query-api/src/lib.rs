@@ -1,1 +1,28 @@
+//! Cached query GETs: the cache protocol (`reader`, `feed`, `tiers`, `flight`) and the routes.
+//!
+//! Invariant: an answer is served from a cache only when it is provably what the view store would answer, as far as this
+//! replica's change feed knows, and that knowledge is never older than one second; otherwise the view store answers.
+//! Must not know: drivers, the environment, how events are folded, how commands are decided.
 
+mod compute;
+mod entry;
+mod feed;
+mod flight;
+mod hot;
+mod query;
+mod reader;
+mod respond;
+mod tiers;
+mod token;
+
+#[cfg(test)]
+mod reader_tests;
+#[cfg(test)]
+mod testing;
+
+pub use entry::{Dep, Entry};
+pub use feed::{Feed, Life, ModelFacts};
+pub use hot::HotWriter;
+pub use query::{Body, Query, Sharing};
+pub use reader::{ReadError, Reader, ReaderConfig, Served, Source, Wish};
+pub use token::{MinPosition, Reached};

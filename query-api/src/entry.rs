@@ -1,0 +1,251 @@
+//! A cached answer: ready bytes with what they depend on. One binary form serves both tiers; reading it copies no body.
+
+use std::io::Write;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use domain::{Context, Timestamp};
+use flate2::{Compression, write::GzEncoder};
+use ports::{CacheVersion, Checkpoint};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::feed::{Life, Mark};
+use crate::token::{MinPosition, Reached};
+
+/// An entry of another build may have another body for the same rows, so the version is part of the form.
+const MAGIC: &[u8] = concat!("casitas/", env!("CARGO_PKG_VERSION"), "/1\n").as_bytes();
+/// Smaller bodies do not gain by compression.
+const GZIP_MIN_BYTES: usize = 1_024;
+
+/// What an answer depends on in one model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dep {
+    pub model: String,
+    pub context: Context,
+    pub life: Life,
+    /// The model's revision that the rows were read at.
+    pub revision: u64,
+    pub checkpoint: Checkpoint,
+    pub tags: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    pub deps: Vec<Dep>,
+    pub computed_at: Timestamp,
+    /// The next instant at which the answer changes without an event.
+    pub valid_until: Option<Timestamp>,
+    /// Strong and quoted; of the plain body.
+    pub etag: String,
+    pub content_type: String,
+    pub next_cursor: Option<String>,
+    pub plain: Bytes,
+    pub gzip: Option<Bytes>,
+    /// There is no such thing. Answers of this kind are never kept in a tier.
+    pub absent: bool,
+}
+
+impl Entry {
+    pub fn new(
+        deps: Vec<Dep>,
+        computed_at: Timestamp,
+        valid_until: Option<Timestamp>,
+        content_type: &str,
+        plain: Bytes,
+    ) -> Self {
+        Self {
+            deps,
+            computed_at,
+            valid_until,
+            etag: etag(&plain),
+            content_type: content_type.to_owned(),
+            next_cursor: None,
+            gzip: gzip(&plain),
+            plain,
+            absent: false,
+        }
+    }
+
+    /// Orders entries of one key. Each model's numbers only grow, so their sums do.
+    pub fn version(&self) -> CacheVersion {
+        CacheVersion {
+            generation: self.deps.iter().map(|dep| dep.life.generation).sum(),
+            term: self.deps.iter().map(|dep| dep.life.term).sum(),
+            revision: self.deps.iter().map(|dep| dep.revision).sum(),
+        }
+    }
+
+    pub fn holds_at(&self, now: Timestamp) -> bool {
+        self.valid_until.is_none_or(|until| now < until)
+    }
+
+    /// Whether the rows were read at or after the marks.
+    pub fn at_least(&self, marks: &[Mark]) -> bool {
+        self.deps.iter().all(|dep| {
+            marks.iter().any(|mark| mark.model == dep.model && mark.life == dep.life && dep.revision >= mark.revision)
+        })
+    }
+
+    /// Whether the rows themselves include the token's positions.
+    pub fn reaches(&self, token: &MinPosition) -> Reached {
+        self.deps.iter().fold(Reached::Yes, |reached, dep| reached.and(token.reached_by(dep.context, &dep.checkpoint)))
+    }
+
+    /// Bytes of memory, roughly.
+    pub fn weight(&self) -> usize {
+        let tags: usize = self.deps.iter().flat_map(|dep| &dep.tags).map(|tag| tag.len() + 32).sum();
+        512 + tags + self.plain.len() + self.gzip.as_ref().map_or(0, Bytes::len)
+    }
+
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(self.weight());
+        out.put_slice(MAGIC);
+        out.put_u16(u16::try_from(self.deps.len()).unwrap_or(u16::MAX));
+        for dep in &self.deps {
+            put_text(&mut out, &dep.model);
+            put_text(&mut out, dep.context.as_str());
+            out.put_u64(dep.life.generation);
+            out.put_u64(dep.life.term);
+            out.put_u64(dep.revision);
+            out.put_u128(dep.checkpoint.incarnation.as_u128());
+            out.put_u64(dep.checkpoint.position);
+            out.put_u128(dep.checkpoint.event_id.map_or(0, |id| id.as_u128()));
+            out.put_u32(u32::try_from(dep.tags.len()).unwrap_or(u32::MAX));
+            for tag in &dep.tags {
+                put_text(&mut out, tag);
+            }
+        }
+        out.put_i64(self.computed_at.as_microsecond());
+        out.put_i64(self.valid_until.map_or(i64::MAX, Timestamp::as_microsecond));
+        put_text(&mut out, &self.etag);
+        put_text(&mut out, &self.content_type);
+        put_text(&mut out, self.next_cursor.as_deref().unwrap_or(""));
+        put_bytes(&mut out, &self.plain);
+        put_bytes(&mut out, self.gzip.as_deref().unwrap_or(&[]));
+        out.freeze()
+    }
+
+    /// `None` for bytes that are not an entry of this build: a miss.
+    pub fn decode(mut from: Bytes) -> Option<Self> {
+        if !from.starts_with(MAGIC) {
+            return None;
+        }
+        from.advance(MAGIC.len());
+        let count = from.try_get_u16().ok()?;
+        let deps = (0..count).map(|_| take_dep(&mut from)).collect::<Option<Vec<_>>>()?;
+        let computed_at = Timestamp::from_microsecond(from.try_get_i64().ok()?).ok()?;
+        let valid_until = match from.try_get_i64().ok()? {
+            i64::MAX => None,
+            microsecond => Some(Timestamp::from_microsecond(microsecond).ok()?),
+        };
+        let etag = take_text(&mut from)?;
+        let content_type = take_text(&mut from)?;
+        let next_cursor = Some(take_text(&mut from)?).filter(|cursor| !cursor.is_empty());
+        let plain = take_bytes(&mut from)?;
+        let gzip = Some(take_bytes(&mut from)?).filter(|gzip| !gzip.is_empty());
+        from.is_empty().then_some(Self {
+            deps,
+            computed_at,
+            valid_until,
+            etag,
+            content_type,
+            next_cursor,
+            plain,
+            gzip,
+            absent: false,
+        })
+    }
+}
+
+fn take_dep(from: &mut Bytes) -> Option<Dep> {
+    let model = take_text(from)?;
+    let context = take_text(from)?.parse().ok()?;
+    let life = Life { generation: from.try_get_u64().ok()?, term: from.try_get_u64().ok()? };
+    let revision = from.try_get_u64().ok()?;
+    let checkpoint = Checkpoint {
+        incarnation: Uuid::from_u128(from.try_get_u128().ok()?),
+        position: from.try_get_u64().ok()?,
+        event_id: Some(Uuid::from_u128(from.try_get_u128().ok()?)).filter(|id| !id.is_nil()),
+    };
+    let count = from.try_get_u32().ok()?;
+    let tags = (0..count).map(|_| take_text(from)).collect::<Option<Vec<_>>>()?;
+    Some(Dep { model, context, life, revision, checkpoint, tags })
+}
+
+fn put_text(out: &mut BytesMut, text: &str) {
+    put_bytes(out, text.as_bytes());
+}
+
+fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
+    // Bodies are pages of at most 1,000 rows and tags are short: far below 4 GiB.
+    out.put_u32(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+    out.put_slice(bytes);
+}
+
+fn take_bytes(from: &mut Bytes) -> Option<Bytes> {
+    let length = usize::try_from(from.try_get_u32().ok()?).ok()?;
+    (length <= from.len()).then(|| from.split_to(length))
+}
+
+fn take_text(from: &mut Bytes) -> Option<String> {
+    String::from_utf8(take_bytes(from)?.into()).ok()
+}
+
+fn etag(body: &[u8]) -> String {
+    let digest = Sha256::digest(body);
+    let mut text = String::with_capacity(36);
+    text.push_str("\"u-");
+    for byte in &digest[..16] {
+        use std::fmt::Write;
+        let _ = write!(text, "{byte:02x}");
+    }
+    text.push('"');
+    text
+}
+
+/// The compressed body, when it is worth it.
+fn gzip(plain: &Bytes) -> Option<Bytes> {
+    if plain.len() <= GZIP_MIN_BYTES {
+        return None;
+    }
+    let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 4), Compression::new(5));
+    encoder.write_all(plain).ok()?;
+    let packed = encoder.finish().ok()?;
+    (packed.len() < plain.len()).then(|| packed.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(body: &str) -> Entry {
+        let dep = Dep {
+            model: "available_units".into(),
+            context: Context::Units,
+            life: Life { generation: 2, term: 3 },
+            revision: 41,
+            checkpoint: Checkpoint { incarnation: Uuid::from_u128(7), position: 10_423, event_id: Some(Uuid::from_u128(8)) },
+            tags: vec!["*".into(), "unit-1".into()],
+        };
+        let now = Timestamp::from_second(1_700_000_000).expect("an instant");
+        Entry::new(vec![dep], now, Some(now), "application/json", Bytes::copy_from_slice(body.as_bytes()))
+    }
+
+    #[test]
+    fn an_entry_survives_the_round_trip() {
+        for body in ["{}", &"[1,2,3]".repeat(1_000)] {
+            let entry = entry(body);
+            assert_eq!(entry.gzip.is_some(), body.len() > GZIP_MIN_BYTES);
+            assert_eq!(Entry::decode(entry.encode()), Some(entry));
+        }
+    }
+
+    #[test]
+    fn cut_or_foreign_bytes_are_a_miss() {
+        let bytes = entry(&"x".repeat(3_000)).encode();
+        for length in 0..bytes.len() {
+            assert_eq!(Entry::decode(bytes.slice(..length)), None, "{length}");
+        }
+        assert_eq!(Entry::decode(Bytes::from_static(b"{\"json\":true}")), None);
+    }
+}

@@ -1,0 +1,356 @@
+//! What a replica knows of the view store's changes: per model the live generation and term, the checkpoint it has applied,
+//! and when each tag last changed. It decides which cached bytes may still be served.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use domain::Context;
+use ports::{Checkpoint, Error, Hints, ModelHead, Result, Topic, ViewChange, ViewStore};
+use tokio::sync::{Mutex, watch};
+use tokio::time::{Instant, timeout};
+
+use crate::entry::Dep;
+use crate::token::{MinPosition, Reached};
+
+/// The promised staleness bound: with no successful poll for this long, caches are bypassed.
+pub const STALE_AFTER: Duration = Duration::from_secs(1);
+/// Without a hint the feed asks this often.
+const POLL_EVERY: Duration = Duration::from_millis(100);
+/// A poll that takes longer is given up and tried again.
+const POLL_DEADLINE: Duration = Duration::from_secs(2);
+/// Rows of the change feed read in one statement.
+const CHANGES_CHUNK: usize = 1_000;
+/// Changes read when a model is met for the first time; entries older than these are misses.
+const HISTORY_MAX: u64 = 10_000;
+/// Tags remembered per model; the older half is forgotten when there are more.
+const TAGS_MAX: usize = 100_000;
+
+/// Which life of a model's rows: a cached answer of another one is dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Life {
+    pub generation: u64,
+    pub term: u64,
+}
+
+/// How far a model was known to be at some moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mark {
+    pub model: &'static str,
+    pub life: Life,
+    pub revision: u64,
+}
+
+struct ModelState {
+    life: Life,
+    revision: u64,
+    checkpoint: Checkpoint,
+    changed_at: HashMap<Box<str>, u64>,
+    /// A tag that is not in `changed_at` counts as changed at this revision.
+    floor: u64,
+    /// When the checkpoint last moved, for the lag shown to operators.
+    moved: Instant,
+}
+
+impl ModelState {
+    /// Nothing known but the head: every answer older than it is a miss.
+    fn at(head: &ModelHead) -> Self {
+        Self {
+            life: Life { generation: head.generation, term: head.term },
+            revision: head.revision,
+            checkpoint: head.checkpoint.clone(),
+            changed_at: HashMap::new(),
+            floor: head.revision,
+            moved: Instant::now(),
+        }
+    }
+
+    fn changed_at(&self, tag: &str) -> u64 {
+        self.changed_at.get(tag).copied().unwrap_or(self.floor)
+    }
+
+    fn apply(&mut self, changes: Vec<ViewChange>) {
+        for change in changes {
+            self.revision = change.revision;
+            for tag in change.tags {
+                self.changed_at.insert(tag.into(), change.revision);
+            }
+            if self.changed_at.len() > TAGS_MAX {
+                self.forget_older_half();
+            }
+        }
+    }
+
+    /// Forgotten tags count as changed at the newest forgotten revision: too late at worst, never too early.
+    fn forget_older_half(&mut self) {
+        let mut revisions: Vec<u64> = self.changed_at.values().copied().collect();
+        let middle = revisions.len() / 2;
+        let (_, median, _) = revisions.select_nth_unstable(middle);
+        let cut = *median;
+        self.changed_at.retain(|_, revision| *revision > cut);
+        self.floor = self.floor.max(cut);
+    }
+}
+
+/// What a poll found out about one model.
+enum Step {
+    Advance(Vec<ViewChange>),
+    Restart(ModelState),
+}
+
+/// One model as operators see it.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct ModelFacts {
+    pub model: String,
+    pub generation: u64,
+    pub term: u64,
+    pub revision: u64,
+    pub position: u64,
+    /// Seconds since the applied checkpoint last moved here.
+    pub unmoved_s: f64,
+}
+
+pub struct Feed {
+    views: Arc<dyn ViewStore>,
+    models: RwLock<HashMap<String, ModelState>>,
+    /// Start of the last successful poll: what the feed knows is at least as new as this.
+    polled: watch::Sender<Option<Instant>>,
+    /// Polls are taken one at a time, so that an older one never overwrites a newer one.
+    polling: Mutex<()>,
+    /// Raised whenever a model's memory was cleared; what was kept in process before is dead.
+    clears: AtomicU64,
+}
+
+impl Feed {
+    pub fn new(views: Arc<dyn ViewStore>) -> Self {
+        Self {
+            views,
+            models: RwLock::default(),
+            polled: watch::Sender::new(None),
+            polling: Mutex::new(()),
+            clears: AtomicU64::new(0),
+        }
+    }
+
+    /// Follows the change feed until the process ends: woken by hints, and every 100 ms regardless.
+    pub async fn run(self: Arc<Self>, hints: Arc<dyn Hints>) {
+        let mut stream = Some(hints.subscribe());
+        let mut failing = false;
+        loop {
+            let polled = timeout(POLL_DEADLINE, self.poll()).await;
+            let failure = match polled {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.chain()),
+                Err(_) => Some("the view store did not answer in time".to_owned()),
+            };
+            match failure {
+                Some(error) if !failing => {
+                    failing = true;
+                    tracing::warn!(error, "the change feed cannot be read: after one second caches are bypassed");
+                }
+                None if failing => {
+                    failing = false;
+                    tracing::info!("the change feed is read again");
+                }
+                _ => {}
+            }
+            metrics::gauge!("casitas_view_feed_age_seconds").set(self.age().map_or(f64::INFINITY, |age| age.as_secs_f64()));
+            let pause = tokio::time::sleep(POLL_EVERY);
+            tokio::pin!(pause);
+            loop {
+                let hint = async {
+                    match stream.as_mut() {
+                        Some(stream) => stream.next().await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    () = &mut pause => break,
+                    topic = hint => match topic {
+                        Some(Topic::Views) => break,
+                        Some(Topic::Log(_)) => {}
+                        None => stream = None,
+                    },
+                }
+            }
+        }
+    }
+
+    /// Reads what changed since the last poll; one statement when nothing did.
+    pub async fn poll(&self) -> Result<()> {
+        let _one_at_a_time = self.polling.lock().await;
+        let started = Instant::now();
+        let heads = self.views.heads().await?;
+        let mut steps = Vec::new();
+        for head in &heads {
+            if let Some(step) = self.step(head).await? {
+                steps.push((head, step));
+            }
+        }
+        self.apply(&heads, steps);
+        self.polled.send_replace(Some(started));
+        Ok(())
+    }
+
+    /// `None` when neither rows nor checkpoint of the model moved.
+    async fn step(&self, head: &ModelHead) -> Result<Option<Step>> {
+        let life = Life { generation: head.generation, term: head.term };
+        let known = {
+            let models = self.models.read().expect(UNPOISONED);
+            models.get(&head.model).map(|state| (state.life, state.revision, state.checkpoint == head.checkpoint))
+        };
+        match known {
+            Some((known, revision, _)) if known == life && revision < head.revision => {
+                Ok(Some(match self.changes(head, revision).await? {
+                    Some(changes) => Step::Advance(changes),
+                    None => Step::Restart(ModelState::at(head)),
+                }))
+            }
+            Some((known, revision, same_checkpoint)) if known == life && revision == head.revision => {
+                Ok((!same_checkpoint).then(|| Step::Advance(Vec::new())))
+            }
+            _ => self.start(head).await.map(|state| Some(Step::Restart(state))),
+        }
+    }
+
+    /// A model in a life that was not known before, with as much of its recent history as is kept.
+    async fn start(&self, head: &ModelHead) -> Result<ModelState> {
+        let mut state = ModelState::at(head);
+        let after = head.oldest_change.saturating_sub(1).max(head.revision.saturating_sub(HISTORY_MAX));
+        if after < head.revision
+            && let Some(changes) = self.changes(head, after).await?
+        {
+            // The change at `after` itself is not known, so an unseen tag may have changed then, but not later.
+            state.floor = after;
+            state.apply(changes);
+        }
+        Ok(state)
+    }
+
+    /// The changes after a revision up to the head's, or `None` when some are missing.
+    async fn changes(&self, head: &ModelHead, mut after: u64) -> Result<Option<Vec<ViewChange>>> {
+        let mut all = Vec::new();
+        while after < head.revision {
+            let chunk = match self.views.changes(&head.model, head.generation, after, CHANGES_CHUNK).await {
+                Ok(chunk) => chunk,
+                // The generation was dropped between the two statements; the next poll sees the new one.
+                Err(Error::NotFound(_)) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            if chunk.is_empty() {
+                return Ok(None);
+            }
+            for change in chunk {
+                if change.revision != after + 1 {
+                    return Ok(None);
+                }
+                after = change.revision;
+                // Later changes belong to a checkpoint that was not read: they wait for the next poll.
+                if change.revision <= head.revision {
+                    all.push(change);
+                }
+            }
+        }
+        Ok(Some(all))
+    }
+
+    fn apply(&self, heads: &[ModelHead], steps: Vec<(&ModelHead, Step)>) {
+        let mut models = self.models.write().expect(UNPOISONED);
+        let mut cleared = false;
+        if models.len() > heads.len() || models.keys().any(|model| heads.iter().all(|head| head.model != *model)) {
+            models.retain(|model, _| heads.iter().any(|head| head.model == *model));
+            cleared = true;
+        }
+        for (head, step) in steps {
+            match step {
+                Step::Advance(changes) => {
+                    if let Some(state) = models.get_mut(&head.model) {
+                        state.apply(changes);
+                        if state.checkpoint != head.checkpoint {
+                            state.moved = Instant::now();
+                            state.checkpoint = head.checkpoint.clone();
+                        }
+                    }
+                }
+                Step::Restart(state) => {
+                    cleared |= models.insert(head.model.clone(), state).is_some();
+                }
+            }
+        }
+        if cleared {
+            self.clears.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// How old the feed's knowledge is; `None` before the first poll.
+    pub fn age(&self) -> Option<Duration> {
+        self.polled.borrow().map(|polled| polled.elapsed())
+    }
+
+    /// Whether cached bytes cannot be judged any more.
+    pub fn is_stale(&self) -> bool {
+        self.age().is_none_or(|age| age >= STALE_AFTER)
+    }
+
+    pub fn clears(&self) -> u64 {
+        self.clears.load(Ordering::SeqCst)
+    }
+
+    /// Whether an answer with these dependencies is still what the view store would answer, as far as is known here.
+    pub fn admits(&self, deps: &[Dep]) -> bool {
+        if self.is_stale() {
+            return false;
+        }
+        let models = self.models.read().expect(UNPOISONED);
+        deps.iter().all(|dep| {
+            models.get(dep.model.as_str()).is_some_and(|state| {
+                state.life == dep.life && dep.tags.iter().all(|tag| dep.revision >= state.changed_at(tag))
+            })
+        })
+    }
+
+    /// What is known now of some models; a model that is not known is left out.
+    pub fn marks(&self, names: impl Iterator<Item = &'static str>) -> Vec<Mark> {
+        let models = self.models.read().expect(UNPOISONED);
+        names
+            .filter_map(|model| models.get(model).map(|state| Mark { model, life: state.life, revision: state.revision }))
+            .collect()
+    }
+
+    /// Whether every model (with the context that feeds it) has reached the token.
+    pub fn reached(&self, models: &[(&'static str, Context)], token: &MinPosition) -> Reached {
+        let known = self.models.read().expect(UNPOISONED);
+        models.iter().fold(Reached::Yes, |reached, (model, context)| {
+            reached.and(match known.get(*model) {
+                Some(state) => token.reached_by(*context, &state.checkpoint),
+                None if token.concerns(*context) => Reached::NotYet,
+                None => Reached::Yes,
+            })
+        })
+    }
+
+    /// Notified after every successful poll.
+    pub fn polls(&self) -> watch::Receiver<Option<Instant>> {
+        self.polled.subscribe()
+    }
+
+    pub fn facts(&self) -> Vec<ModelFacts> {
+        let models = self.models.read().expect(UNPOISONED);
+        let mut facts: Vec<ModelFacts> = models
+            .iter()
+            .map(|(model, state)| ModelFacts {
+                model: model.clone(),
+                generation: state.life.generation,
+                term: state.life.term,
+                revision: state.revision,
+                position: state.checkpoint.position,
+                unmoved_s: state.moved.elapsed().as_secs_f64(),
+            })
+            .collect();
+        facts.sort_by(|left, right| left.model.cmp(&right.model));
+        facts
+    }
+}
+
+const UNPOISONED: &str = "the feed's lock is never poisoned: nothing under it panics";

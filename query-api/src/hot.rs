@@ -1,0 +1,58 @@
+//! Collections that the projector writes to the shared cache itself, so that they are there before the first GET.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ports::{Clock, Result, SharedCache, ViewStore};
+
+use crate::compute::compute;
+use crate::query::{Query, cache_key};
+use crate::tiers::lifetime;
+
+/// Recomputes hot answers after a batch; the composition root hands it to the projector.
+pub struct HotWriter {
+    views: Arc<dyn ViewStore>,
+    shared: Arc<dyn SharedCache>,
+    clock: Arc<dyn Clock>,
+    queries: Vec<Arc<dyn Query>>,
+}
+
+impl HotWriter {
+    pub(crate) fn of(
+        views: Arc<dyn ViewStore>,
+        shared: Arc<dyn SharedCache>,
+        clock: Arc<dyn Clock>,
+        queries: Vec<Arc<dyn Query>>,
+    ) -> Self {
+        Self { views, shared, clock, queries }
+    }
+
+    /// Rewrites the hot answers that depend on a model; the tags only say that something changed. An error means that some
+    /// were not written: try again.
+    pub async fn refresh_hot(&self, model: &str, tags: &BTreeSet<String>) -> Result<()> {
+        if tags.is_empty() {
+            return Ok(());
+        }
+        for query in self.queries.iter().filter(|query| query.models().iter().any(|spec| spec.name == model)) {
+            self.write(&**query).await?;
+        }
+        Ok(())
+    }
+
+    /// Rewrites all of them; a new term of a projection makes the ones before dead.
+    pub async fn refresh_all(&self) -> Result<()> {
+        for query in &self.queries {
+            self.write(&**query).await?;
+        }
+        Ok(())
+    }
+
+    async fn write(&self, query: &dyn Query) -> Result<()> {
+        let entry = compute(&*self.views, &*self.clock, query).await?;
+        let ttl = lifetime(&entry, self.clock.now());
+        if entry.absent || ttl.is_zero() {
+            return Ok(());
+        }
+        self.shared.put(&cache_key(query), entry.version(), entry.encode(), ttl).await
+    }
+}

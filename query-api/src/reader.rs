@@ -1,0 +1,298 @@
+//! The cached read: in-process tier, shared cache, view store, in that order, and never an answer older than what this
+//! replica knows or than what the request wants to see.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use domain::{Context, Timestamp};
+use ports::{Clock, Error, SharedCache, ViewStore};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::compute::compute;
+use crate::entry::Entry;
+use crate::feed::{Feed, Mark, STALE_AFTER};
+use crate::flight::Flights;
+use crate::query::{Query, Sharing, cache_key, sources};
+use crate::tiers::{MemoryTier, SharedTier};
+use crate::token::{MinPosition, Reached};
+
+/// Computations under way at once; more wait.
+const COMPUTATIONS_MAX: usize = 32;
+/// How long a request waits for its turn to compute.
+const TURN_MAX: Duration = Duration::from_secs(2);
+/// One computation takes at most this long.
+const COMPUTATION_MAX: Duration = Duration::from_secs(5);
+/// Flights that a request looks at before it gives up: the first may be too old for it, the second never is.
+const FLIGHTS_MAX: usize = 4;
+/// While caches are bypassed, the view store is asked this often whether it has reached a token.
+const BYPASS_PAUSE: Duration = Duration::from_millis(50);
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReaderConfig {
+    /// Bytes of the in-process tier; `None` switches it off.
+    pub memory_bytes: Option<u64>,
+}
+
+impl Default for ReaderConfig {
+    fn default() -> Self {
+        Self { memory_bytes: Some(64 * 1024 * 1024) }
+    }
+}
+
+/// What a request wants to see.
+#[derive(Clone, Debug, Default)]
+pub struct Wish {
+    pub token: MinPosition,
+    /// How long it would wait for that.
+    pub wait: Duration,
+}
+
+/// Where an answer came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    Memory,
+    Shared,
+    /// Computed from the view store, and kept.
+    Computed,
+    /// Computed from the view store, and not kept.
+    Bypassed,
+}
+
+impl Source {
+    pub fn is_hit(self) -> bool {
+        matches!(self, Self::Memory | Self::Shared)
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Memory => "hit_memory",
+            Self::Shared => "hit_shared",
+            Self::Computed => "miss",
+            Self::Bypassed => "bypass",
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Served {
+    pub entry: Arc<Entry>,
+    pub source: Source,
+    pub now: Timestamp,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("the read models have not reached the position asked for")]
+    PositionNotReached,
+    #[error("the position asked for is of another life of the {0} log")]
+    LogRestored(Context),
+    #[error("too many answers are being computed")]
+    Saturated,
+    #[error("the view store took too long")]
+    TooSlow,
+    #[error("{0}")]
+    Failed(Arc<Error>),
+}
+
+impl From<Error> for ReadError {
+    fn from(error: Error) -> Self {
+        Self::Failed(Arc::new(error))
+    }
+}
+
+type Outcome = Result<(Arc<Entry>, Source), ReadError>;
+
+/// What a request knew when it came: what a computation that was already under way is judged by.
+struct Arrival {
+    now: Timestamp,
+    /// Flights with this number or a higher began after it.
+    flight: u64,
+    marks: Vec<Mark>,
+    stale: bool,
+}
+
+/// Everything a computation needs, so that it outlives the request that started it.
+struct Tiers {
+    views: Arc<dyn ViewStore>,
+    clock: Arc<dyn Clock>,
+    feed: Arc<Feed>,
+    memory: MemoryTier,
+    shared: SharedTier,
+    turns: Semaphore,
+}
+
+#[derive(Clone)]
+pub struct Reader {
+    tiers: Arc<Tiers>,
+    flights: Arc<Flights<Outcome>>,
+}
+
+impl Reader {
+    pub fn new(
+        views: Arc<dyn ViewStore>,
+        shared: Option<Arc<dyn SharedCache>>,
+        clock: Arc<dyn Clock>,
+        feed: Arc<Feed>,
+        config: &ReaderConfig,
+    ) -> Self {
+        let tiers = Tiers {
+            views,
+            clock,
+            feed,
+            memory: MemoryTier::new(config.memory_bytes),
+            shared: SharedTier::new(shared),
+            turns: Semaphore::new(COMPUTATIONS_MAX),
+        };
+        Self { tiers: Arc::new(tiers), flights: Arc::default() }
+    }
+
+    pub fn feed(&self) -> &Arc<Feed> {
+        &self.tiers.feed
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.tiers.clock.now()
+    }
+
+    /// `None` when there is no such thing.
+    pub async fn read(&self, query: Arc<dyn Query>, wish: &Wish) -> Result<Option<Served>, ReadError> {
+        let outcome = self.find(query, wish).await;
+        let result = match &outcome {
+            Ok(served) => served.source.label(),
+            Err(_) => "error",
+        };
+        metrics::counter!("casitas_cache_requests_total", "result" => result).increment(1);
+        outcome.map(|served| (!served.entry.absent).then_some(served))
+    }
+
+    async fn find(&self, query: Arc<dyn Query>, wish: &Wish) -> Result<Served, ReadError> {
+        let deadline = Instant::now() + wish.wait;
+        let key: Arc<str> = cache_key(&*query).into();
+        loop {
+            let feed_reached = wish.token.is_empty() || self.feed_reaches(&*query, wish, deadline).await?;
+            let mut arrival = self.arrival(&*query);
+            // Without the feed's word for the token, only rows read from now on can show that it is reached.
+            arrival.stale |= !feed_reached;
+            if !arrival.stale
+                && query.sharing() != Sharing::Never
+                && let Some(entry) = self.tiers.from_memory(&key)
+            {
+                return Ok(Served { entry, source: Source::Memory, now: arrival.now });
+            }
+            let (entry, source) = self.fly(&key, &query, &arrival, &wish.token).await?;
+            let reached = if arrival.stale { entry.reaches(&wish.token) } else { Reached::Yes };
+            match reached {
+                Reached::Yes => return Ok(Served { entry, source, now: self.now() }),
+                Reached::Never(context) => return Err(ReadError::LogRestored(context)),
+                Reached::NotYet if Instant::now() + BYPASS_PAUSE >= deadline => return Err(ReadError::PositionNotReached),
+                Reached::NotYet => tokio::time::sleep(BYPASS_PAUSE).await,
+            }
+        }
+    }
+
+    /// Waits until the feed has seen the token; `false` when the feed is stale and cannot tell.
+    async fn feed_reaches(&self, query: &dyn Query, wish: &Wish, deadline: Instant) -> Result<bool, ReadError> {
+        let feed = &self.tiers.feed;
+        let models = sources(query);
+        let mut polls = feed.polls();
+        loop {
+            polls.borrow_and_update();
+            match feed.reached(&models, &wish.token) {
+                Reached::Never(context) => return Err(ReadError::LogRestored(context)),
+                Reached::Yes | Reached::NotYet if feed.is_stale() => return Ok(false),
+                Reached::Yes => return Ok(true),
+                Reached::NotYet => {}
+            }
+            let patience = deadline.min(Instant::now() + STALE_AFTER);
+            if timeout_at(patience, polls.changed()).await.is_err() && Instant::now() >= deadline {
+                return Err(ReadError::PositionNotReached);
+            }
+        }
+    }
+
+    fn arrival(&self, query: &dyn Query) -> Arrival {
+        let feed = &self.tiers.feed;
+        // In this order: a flight counted as later must have begun after the marks were taken.
+        let stale = feed.is_stale();
+        let marks = feed.marks(query.models().iter().map(|spec| spec.name));
+        let now = self.now();
+        Arrival { now, flight: self.flights.next_number(), marks, stale }
+    }
+
+    /// Takes part in flights until one's outcome is good enough for this request.
+    async fn fly(&self, key: &Arc<str>, query: &Arc<dyn Query>, arrival: &Arrival, token: &MinPosition) -> Outcome {
+        for _ in 0..FLIGHTS_MAX {
+            let flight = self.flights.join_or_start(key, || {
+                let (tiers, key, query) = (self.tiers.clone(), key.clone(), query.clone());
+                async move { tiers.fetch(&key, &*query).await }
+            });
+            let number = flight.number;
+            let Some(outcome) = flight.outcome().await else {
+                return Err(Error::corrupt("a computation panicked; the log says where").into());
+            };
+            let began_later = number >= arrival.flight;
+            match outcome {
+                Ok((entry, source)) if self.is_good_enough(&entry, began_later, arrival, token) => {
+                    return Ok((entry, source));
+                }
+                // An older flight's failure says nothing about now.
+                Err(error) if began_later => return Err(error),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        self.tiers.fetch(key, &**query).await
+    }
+
+    /// Whether a flight's outcome is no older than what was known when the request came.
+    fn is_good_enough(&self, entry: &Entry, began_later: bool, arrival: &Arrival, token: &MinPosition) -> bool {
+        if began_later {
+            return true;
+        }
+        if arrival.stale || entry.absent && !entry.at_least(&arrival.marks) {
+            return false;
+        }
+        let in_time = entry.absent || entry.holds_at(arrival.now);
+        let new_enough = entry.at_least(&arrival.marks) && entry.reaches(token) == Reached::Yes;
+        in_time && (new_enough || !entry.absent && self.tiers.feed.admits(&entry.deps))
+    }
+}
+
+impl Tiers {
+    fn from_memory(&self, key: &Arc<str>) -> Option<Arc<Entry>> {
+        let entry = self.memory.get(key, self.feed.clears())?;
+        self.may_serve(&entry).then_some(entry)
+    }
+
+    fn may_serve(&self, entry: &Entry) -> bool {
+        entry.holds_at(self.clock.now()) && self.feed.admits(&entry.deps)
+    }
+
+    /// One flight: the shared cache, then the view store.
+    async fn fetch(&self, key: &Arc<str>, query: &dyn Query) -> Outcome {
+        let clears = self.feed.clears();
+        let sharing = query.sharing();
+        let bypassed = self.feed.is_stale() || sharing == Sharing::Never;
+        if !bypassed
+            && sharing == Sharing::Shared
+            && let Some(entry) = self.shared.get(key).await.filter(|entry| self.may_serve(entry))
+        {
+            let entry = Arc::new(entry);
+            self.memory.put(key, entry.clone(), clears);
+            return Ok((entry, Source::Shared));
+        }
+        let turn = timeout(TURN_MAX, self.turns.acquire()).await.map_err(|_| ReadError::Saturated)?;
+        let entry = timeout(COMPUTATION_MAX, compute(&*self.views, &*self.clock, query)).await;
+        drop(turn);
+        let entry = Arc::new(entry.map_err(|_| ReadError::TooSlow)??);
+        if bypassed || entry.absent {
+            return Ok((entry, if bypassed { Source::Bypassed } else { Source::Computed }));
+        }
+        self.memory.put(key, entry.clone(), clears);
+        if sharing == Sharing::Shared {
+            self.shared.put_later(key, &entry, self.clock.now());
+        }
+        Ok((entry, Source::Computed))
+    }
+}

@@ -23,7 +23,7 @@ pub mod units;
 
 pub use aggregate::{AggregateKind, Context, Decide, Fact, Moment, StreamId};
 pub use calendar::{DateRange, today_in, zone};
-pub use fault::Fault;
+pub use fault::{Fault, sane_date};
 pub use ids::*;
 pub use money::{Currency, Money, MoneyError};
 pub use personal::Personal;

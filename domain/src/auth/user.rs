@@ -366,8 +366,9 @@ impl User {
         self.account.as_ref().map(|account| account.user_id)
     }
 
-    pub fn username(&self) -> Option<&str> {
-        self.account.as_ref().map(|account| account.username.as_str())
+    /// Empty for a user who was never registered.
+    pub fn username(&self) -> &str {
+        self.account.as_ref().map_or("", |account| account.username.as_str())
     }
 
     /// To be asked before and after the password is verified, so that a lock is not told to who does not know it.

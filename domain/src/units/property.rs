@@ -307,7 +307,7 @@ impl Property {
 
     fn claim(&self, unit_id: UnitId, unit_number: &str) -> Decision {
         self.active()?;
-        text("/unit_number", unit_number, 30)?;
+        text("/unit_number", unit_number, 50)?;
         let wanted = number_key(unit_number);
         let taken = self.units.iter().find(|(other, unit)| **other != unit_id && number_key(&unit.number) == wanted);
         if let Some((other, unit)) = taken {

@@ -136,6 +136,12 @@ impl Listing {
         begun.max_by_key(|step| step.effective_on).map_or(self.price, |step| step.price)
     }
 
+    /// Every price that holds on `day` or a later one.
+    pub fn prices_from(&self, day: Date) -> impl Iterator<Item = Money> {
+        let later = self.price_steps.iter().filter(move |step| step.effective_on > day).map(|step| step.price);
+        std::iter::once(self.price_on(day)).chain(later)
+    }
+
     /// The first day after `day` on which another price begins.
     pub fn next_price_change(&self, day: Date) -> Option<Date> {
         self.price_steps.iter().map(|step| step.effective_on).filter(|effective_on| *effective_on > day).min()
@@ -266,7 +272,7 @@ impl Unit {
 
     fn add(&self, add: &AddUnit) -> Decision {
         add.property.check()?;
-        text("/unit_number", &add.unit_number, 30)?;
+        text("/unit_number", &add.unit_number, 50)?;
         check_description(Some(add.bedrooms), Some(add.area_m2))?;
         let added = UnitEvent::UnitAdded {
             property: add.property.clone(),
@@ -286,7 +292,7 @@ impl Unit {
     fn update(&self, update: &UpdateUnit) -> Decision {
         let facts = self.existing()?;
         if let Some(unit_number) = &update.unit_number {
-            text("/unit_number", unit_number, 30)?;
+            text("/unit_number", unit_number, 50)?;
         }
         check_description(update.bedrooms, update.area_m2)?;
         let updated = UnitEvent::UnitUpdated {

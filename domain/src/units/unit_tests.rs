@@ -147,7 +147,7 @@ mod being {
         type Change = fn(&mut AddUnit);
         let changes: [(&str, Change); 5] = [
             ("/unit_number", |unit| unit.unit_number = String::new()),
-            ("/unit_number", |unit| unit.unit_number = "9".repeat(31)),
+            ("/unit_number", |unit| unit.unit_number = "9".repeat(51)),
             ("/bedrooms", |unit| unit.bedrooms = 51),
             ("/area_m2", |unit| unit.area_m2 = 0),
             ("/property/time_zone", |unit| unit.property.time_zone = "Nowhere".into()),
@@ -252,6 +252,7 @@ mod listing {
         assert_eq!(listing.price_on(feb), usd(160_000));
         assert_eq!(listing.price_on(date(2025, 4, 1)), usd(170_000));
         assert_eq!(listing.next_price_change(feb), Some(march));
+        assert_eq!(listing.prices_from(feb).collect::<Vec<_>>(), [usd(160_000), usd(170_000)]);
         let again = UnitCommand::ChangeListingPrice { price: usd(170_000), effective_on: march, rent_cap: None };
         assert_eq!(unit.decide(&again, &Moment { now: instant("2025-01-01T00:00:00Z") }), Ok(vec![]));
     }

@@ -31,7 +31,7 @@ impl Principals for LogPrincipals {
         Ok(Some(Principal {
             user_id,
             username: user.username().to_owned(),
-            roles: user.roles(),
+            roles: user.roles().into_iter().collect(),
             party_id: user.party_id().map(|party| party.0),
             epoch: user.epoch(),
             active: user.is_active(),

@@ -10,7 +10,8 @@ use async_trait::async_trait;
 use axum::extract::{FromRef, FromRequestParts};
 use axum::http::header;
 use axum::http::request::Parts;
-use domain::auth::{Access, Capability, Role, access_of};
+use domain::auth::matrix::strongest;
+use domain::auth::{Access, Capability, Role};
 use uuid::Uuid;
 
 use crate::{Problem, TokenVerifier};
@@ -135,7 +136,7 @@ impl<R: Rule> Allowed<R> {
     }
 
     pub fn access_to(&self, capability: Capability) -> Access {
-        access_of(&self.principal.roles, capability)
+        strongest(self.principal.roles.iter().copied(), capability)
     }
 
     /// Whether the caller sees everybody's or only their own. A caller who may see only their own and is no party sees nothing.
@@ -158,7 +159,7 @@ where
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let principal = Authenticator::from_ref(state).authenticate(parts).await?;
-        let all: Vec<Access> = R::CAPABILITIES.iter().map(|capability| access_of(&principal.roles, *capability)).collect();
+        let all: Vec<Access> = R::CAPABILITIES.iter().map(|capability| strongest(principal.roles.iter().copied(), *capability)).collect();
         let access = all.first().copied().unwrap_or(Access::None);
         let allowed = R::NEED == Need::SignedIn || all.iter().any(|access| suffices(*access, R::NEED));
         if !allowed {

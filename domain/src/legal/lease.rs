@@ -89,8 +89,15 @@ pub struct ActivationFailure {
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum LeaseCommand {
-    DraftLease { lease_id: LeaseId, terms: LeaseTerms, place: LeasePlace },
-    EditDraft { terms: LeaseTerms, place: LeasePlace },
+    DraftLease {
+        lease_id: LeaseId,
+        terms: LeaseTerms,
+        place: LeasePlace,
+    },
+    EditDraft {
+        terms: LeaseTerms,
+        place: LeasePlace,
+    },
     SendForSignature {
         document_id: DocumentId,
         /// Of the stored document; a fact.
@@ -100,18 +107,34 @@ pub enum LeaseCommand {
     /// The unit is reserved: by the move-in process only.
     ConfirmSent,
     /// The unit is not to be had: by the move-in process only.
-    RefuseSend { refusal: Refusal },
-    Sign { party_id: PartyId, document_sha256: Sha256, method: SignatureMethod, on: Date },
-    Decline { party_id: PartyId, reason: Option<String> },
-    VoidLease { reason: String },
+    RefuseSend {
+        refusal: Refusal,
+    },
+    Sign {
+        party_id: PartyId,
+        document_sha256: Sha256,
+        method: SignatureMethod,
+        on: Date,
+    },
+    Decline {
+        party_id: PartyId,
+        reason: Option<String>,
+    },
+    VoidLease {
+        reason: String,
+    },
     ActivateLease {
         on: Date,
         /// Whether every deposit charge is paid; a fact, `None` when it was not looked up.
         deposit_paid: Option<bool>,
     },
     /// The way to `active` failed at a step that only a person can put right: by processes and timers only.
-    FlagActivationFailed { failure: ActivationFailure },
-    TerminateLease { vacated_on: Date },
+    FlagActivationFailed {
+        failure: ActivationFailure,
+    },
+    TerminateLease {
+        vacated_on: Date,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -320,9 +343,9 @@ impl Refused for LeaseError {
 
     fn pointer(&self) -> Option<&'static str> {
         match self {
-            Self::Invalid { pointer, .. }
-            | Self::CurrencyMismatch { pointer, .. }
-            | Self::AmountTooLarge { pointer } => Some(pointer),
+            Self::Invalid { pointer, .. } | Self::CurrencyMismatch { pointer, .. } | Self::AmountTooLarge { pointer } => {
+                Some(pointer)
+            }
             Self::SignedTermsMismatch { .. } => Some("/document_sha256"),
             Self::NotFound
             | Self::LeaseExists
@@ -350,6 +373,8 @@ struct Drafted {
     place: LeasePlace,
     state: LeaseState,
     sent: Option<Sent>,
+    /// Why the last send was refused, until it is sent again.
+    send_refusal: Option<Refusal>,
     /// Signed term versions so far.
     version: u32,
     failure: Option<ActivationFailure>,
@@ -507,6 +532,11 @@ impl Lease {
         self.drafted.as_ref().map(Drafted::outline)
     }
 
+    /// Why the last send for signature was refused; `None` once it is sent again.
+    pub fn send_refusal(&self) -> Option<&Refusal> {
+        self.drafted.as_ref()?.send_refusal.as_ref()
+    }
+
     /// Whether this party is asked to sign; `tenant: own` and `named signer` are judged by it.
     pub fn is_signer(&self, party_id: PartyId) -> bool {
         let sent = self.drafted.as_ref().and_then(|drafted| drafted.sent.as_ref());
@@ -541,10 +571,9 @@ impl Decide for Lease {
                 lease.send(*document_id, *document_sha256, signers)
             }
             LeaseCommand::ConfirmSent => match (&lease.sent, lease.state) {
-                (Some(sent), LeaseState::Sending) => Ok(vec![LeaseEvent::LeaseSent {
-                    terms_hash: lease.terms.hash(),
-                    document_sha256: sent.document_sha256,
-                }]),
+                (Some(sent), LeaseState::Sending) => {
+                    Ok(vec![LeaseEvent::LeaseSent { terms_hash: lease.terms.hash(), document_sha256: sent.document_sha256 }])
+                }
                 (Some(_) | None, _) => lease.unless_already(&[LeaseState::Sent, LeaseState::Signed, LeaseState::Active]),
             },
             LeaseCommand::RefuseSend { refusal } => match lease.state {
@@ -614,7 +643,16 @@ impl Aggregate for Lease {
     fn apply(&mut self, event: LeaseEvent) {
         if let LeaseEvent::LeaseDrafted { lease_id, terms, place } = event {
             let state = LeaseState::Draft;
-            self.drafted = Some(Drafted { lease_id, terms, place, state, sent: None, version: 0, failure: None });
+            self.drafted = Some(Drafted {
+                lease_id,
+                terms,
+                place,
+                state,
+                sent: None,
+                send_refusal: None,
+                version: 0,
+                failure: None,
+            });
             return;
         }
         let Some(lease) = self.drafted.as_mut() else { return };
@@ -629,8 +667,13 @@ impl Aggregate for Lease {
             }
             LeaseEvent::LeaseSendRequested { document_sha256, signers, .. } => {
                 lease.sent = Some(Sent { document_sha256, signers, signed: Vec::new() });
+                lease.send_refusal = None;
             }
-            LeaseEvent::LeaseSendRefused { .. } | LeaseEvent::LeaseDeclined { .. } => lease.sent = None,
+            LeaseEvent::LeaseSendRefused { refusal, .. } => {
+                lease.sent = None;
+                lease.send_refusal = Some(refusal);
+            }
+            LeaseEvent::LeaseDeclined { .. } => lease.sent = None,
             LeaseEvent::LeaseSignatureAdded { party_id, .. } => {
                 if let Some(sent) = lease.sent.as_mut() {
                     sent.signed.push(party_id);

@@ -306,6 +306,7 @@ impl Running {
         }
         let others: Vec<(u32, String)> = family
             .into_iter()
+            .chain(orphans_of_group(self.pid()))
             .filter(|pid| *pid != self.child.id())
             .filter_map(|pid| Some((pid, start_time(pid)?)))
             .collect();
@@ -360,6 +361,15 @@ pub fn tree(root: u32) -> Vec<u32> {
         next += 1;
     }
     found
+}
+
+/// What an ended group leader left in its group: a program that crashed took no leave of its children, and they are in no
+/// tree any more. If somebody leads that group now, the kernel has given its number away, and it is not ours.
+fn orphans_of_group(leader: u32) -> Vec<u32> {
+    let group = leader.to_string();
+    let all = processes().into_iter().map(|(pid, _)| pid);
+    let members: Vec<u32> = all.filter(|pid| stat_field(*pid, 5).as_ref() == Some(&group)).collect();
+    if members.contains(&leader) { Vec::new() } else { members }
 }
 
 fn processes() -> Vec<(u32, u32)> {

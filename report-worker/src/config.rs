@@ -1,0 +1,128 @@
+//! What a worker is given.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use commands::Handler;
+use ports::{Artifacts, Hints, JobQueue, ViewStore};
+
+use crate::Registry;
+
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// This worker's name in the report's history, e.g. the host name; at most 100 characters.
+    pub name: String,
+    /// Jobs at once.
+    pub slots: usize,
+    /// High messages in hand at most (R10 of reliability-security.md: 10, so that the next one is always here already). Of the
+    /// low ones there is one a slot.
+    pub high_prefetch: u16,
+    /// How long a low job waits at most while high ones keep coming.
+    pub low_wait_max: Duration,
+    /// How long a job waits in its slot for the views to reach its pinned positions.
+    pub positions_wait_max: Duration,
+    /// How long one rendering may take.
+    pub render_max: Duration,
+    /// Pause before the second try; the third waits four times as long.
+    pub retry_pause: Duration,
+    /// How long running jobs may take to finish after shutdown.
+    pub drain_max: Duration,
+    /// Test aid: added to each rendering.
+    pub render_delay: Duration,
+    /// Test aid: ends the process as `kill -9` would.
+    pub crash_at: Option<CrashAt>,
+}
+
+impl WorkerConfig {
+    pub const SLOTS: usize = 2;
+
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            slots: Self::SLOTS,
+            high_prefetch: 10,
+            low_wait_max: Duration::from_secs(30),
+            positions_wait_max: Duration::from_secs(10),
+            render_max: Duration::from_secs(120),
+            retry_pause: Duration::from_secs(1),
+            drain_max: Duration::from_secs(8),
+            render_delay: Duration::ZERO,
+            crash_at: None,
+        }
+    }
+}
+
+/// Where a test wants the process to die.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrashPoint {
+    BetweenRenderAndStore,
+    BetweenStoreAndAppend,
+    BetweenAppendAndAck,
+}
+
+/// Test aid: abort when a point is passed for the `nth` time (1 is the first).
+#[derive(Clone, Debug)]
+pub struct CrashAt {
+    point: CrashPoint,
+    nth: u64,
+    passed: Arc<AtomicU64>,
+}
+
+impl CrashAt {
+    pub fn new(point: CrashPoint, nth: u64) -> Self {
+        Self { point, nth, passed: Arc::default() }
+    }
+
+    pub(crate) fn pass(&self, point: CrashPoint) {
+        if point == self.point && self.passed.fetch_add(1, Ordering::SeqCst) + 1 == self.nth {
+            tracing::error!(?point, "ending the process, as the test asked");
+            std::process::abort();
+        }
+    }
+}
+
+/// The outside as a worker needs it.
+#[derive(Clone)]
+pub struct WorkerPorts {
+    /// Over the reports log, the only one a worker writes.
+    pub handler: Handler,
+    pub queue: Arc<dyn JobQueue>,
+    pub views: Arc<dyn ViewStore>,
+    pub artifacts: Arc<dyn Artifacts>,
+    pub hints: Arc<dyn Hints>,
+    /// [`Registry::standard`] outside of tests.
+    pub registry: Registry,
+    pub status: WorkerStatus,
+}
+
+/// What readiness asks. Clones show the same worker.
+#[derive(Clone, Default)]
+pub struct WorkerStatus(Arc<StatusCells>);
+
+#[derive(Default)]
+struct StatusCells {
+    consuming: AtomicBool,
+    running: AtomicUsize,
+}
+
+impl WorkerStatus {
+    /// Whether the worker has a consumer on the queue just now.
+    pub fn is_consuming(&self) -> bool {
+        self.0.consuming.load(Ordering::Relaxed)
+    }
+    /// Jobs being worked on.
+    pub fn running(&self) -> usize {
+        self.0.running.load(Ordering::Relaxed)
+    }
+    pub(crate) fn set_consuming(&self, consuming: bool) {
+        self.0.consuming.store(consuming, Ordering::Relaxed);
+        metrics::gauge!("casitas_worker_consuming").set(f64::from(u8::from(consuming)));
+    }
+    pub(crate) fn job_started(&self) {
+        self.0.running.fetch_add(1, Ordering::Relaxed);
+    }
+    pub(crate) fn job_ended(&self) {
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,244 @@
+//! One job from its message to its end.
+
+use std::time::Duration;
+
+use commands::{CommandError, Handler, Issue, step};
+use domain::reports::{Report, ReportCommand, ReportState};
+use domain::{Context, Sha256};
+use ports::Error;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::config::{CrashPoint, WorkerConfig, WorkerPorts};
+use crate::reports::Rendered;
+use crate::{Order, pins};
+
+/// Pause after an outage of something we depend on; it is nobody's failure and uses up no try.
+const OUTAGE_PAUSE: Duration = Duration::from_secs(1);
+
+/// What becomes of the message.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Verdict {
+    /// Nothing is left to do: ack.
+    Done(&'static str),
+    /// Never again: to the dead letters.
+    Dead(&'static str),
+    /// Later, with the attempt that is still ours, if one is under way.
+    Again { pause: Duration, attempt: Option<u32> },
+}
+
+/// Why an attempt did not end with a document.
+enum Stop {
+    /// Something we depend on is away.
+    Outage(Error),
+    /// It is this report's fault, or may be.
+    Failure { reason: String, retryable: bool },
+}
+
+impl From<CommandError> for Stop {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::Port(error) if error.is_transient() => Self::Outage(error),
+            other => Self::Failure { reason: other.to_string(), retryable: true },
+        }
+    }
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        match error.is_transient() {
+            true => Self::Outage(error),
+            false => Self::Failure { reason: error.chain(), retryable: true },
+        }
+    }
+}
+
+pub(crate) struct Job<'a> {
+    pub(crate) config: &'a WorkerConfig,
+    pub(crate) ports: &'a WorkerPorts,
+    pub(crate) report_id: Uuid,
+}
+
+impl Job<'_> {
+    /// Works on the report; `attempt` is the one that this worker started earlier and could not end.
+    pub(crate) async fn work(&self, attempt: Option<u32>) -> Verdict {
+        match self.begin(attempt).await {
+            Ok(Begun::Over(verdict)) => verdict,
+            Ok(Begun::Attempt { order, attempt }) => match self.attempt(&order).await {
+                Ok(outcome) => Verdict::Done(outcome),
+                Err(Stop::Outage(error)) => self.later(error, Some(attempt)),
+                Err(Stop::Failure { reason, retryable }) => self.fail(attempt, reason, retryable).await,
+            },
+            Err(Stop::Outage(error)) => self.later(error, attempt),
+            Err(Stop::Failure { reason, .. }) => {
+                // Nothing was started, so there is no attempt to fail; the stream itself is at fault.
+                tracing::error!(report.id = %self.report_id, reason, "a report cannot be worked on");
+                Verdict::Dead("unreadable")
+            }
+        }
+    }
+
+    /// Everything before the rendering.
+    async fn begin(&self, attempt: Option<u32>) -> Result<Begun, Stop> {
+        let log = self.handler().logs().get(Context::Reports)?;
+        let Some(order) = Order::load(&**log, self.report_id).await? else {
+            tracing::error!(report.id = %self.report_id, "a message names a report that does not exist");
+            return Ok(Begun::Over(Verdict::Dead("unknown")));
+        };
+        let report = self.report().await?;
+        if let Some(verdict) = verdict_of(report.state) {
+            return Ok(Begun::Over(verdict));
+        }
+        let Some(renderer) = self.ports.registry.get(order.kind) else {
+            return Err(Stop::Failure { reason: format!("no renderer for {}", order.kind.as_str()), retryable: false });
+        };
+        let WorkerPorts { views, hints, .. } = self.ports;
+        // Before the attempt is started: waiting for others is no attempt.
+        if !pins::reached(&order, renderer.models(), &**views, &**hints, self.config.positions_wait_max).await? {
+            return Err(Stop::Outage(Error::Unavailable { what: "the views at the pinned positions".into(), source: None }));
+        }
+        if let Some(attempt) = attempt.filter(|&attempt| report.attempt == attempt && report.state == Some(ReportState::Running)) {
+            return Ok(Begun::Attempt { order, attempt });
+        }
+        match self.execute(ReportCommand::StartAttempt { worker: self.config.name.clone() }).await {
+            // Ended meanwhile, by another worker or by its owner: the state read next says how.
+            Ok(()) | Err(CommandError::Refused(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let report = self.report().await?;
+        match verdict_of(report.state) {
+            Some(verdict) => Ok(Begun::Over(verdict)),
+            None => Ok(Begun::Attempt { order, attempt: report.attempt }),
+        }
+    }
+
+    /// Renders, stores, records, in this order: what the log calls completed is there to be downloaded.
+    async fn attempt(&self, order: &Order) -> Result<&'static str, Stop> {
+        let rendered = self.render(order).await?;
+        self.pass(CrashPoint::BetweenRenderAndStore);
+        let Rendered { bytes, media_type } = rendered;
+        let size = bytes.len() as u64;
+        let sha256: Sha256 = self
+            .ports
+            .artifacts
+            .put(bytes)
+            .await?
+            .parse()
+            .map_err(|error| Stop::Failure { reason: format!("the artifact's name: {error}"), retryable: true })?;
+        self.pass(CrashPoint::BetweenStoreAndAppend);
+        let completed = ReportCommand::CompleteReport { sha256, size, media_type: media_type.to_owned() };
+        let outcome = match self.execute(completed).await {
+            Ok(()) => "succeeded",
+            // Cancelled, or given up by another worker, while we rendered: the document is not wanted any more.
+            Err(CommandError::Refused(_)) => "superseded",
+            Err(error) => return Err(error.into()),
+        };
+        self.pass(CrashPoint::BetweenAppendAndAck);
+        Ok(outcome)
+    }
+
+    /// In a task of its own, so that a panic ends the attempt and not the worker.
+    async fn render(&self, order: &Order) -> Result<Rendered, Stop> {
+        let Some(renderer) = self.ports.registry.get(order.kind).cloned() else {
+            return Err(Stop::Failure { reason: format!("no renderer for {}", order.kind.as_str()), retryable: false });
+        };
+        let (views, order, delay) = (self.ports.views.clone(), order.clone(), self.config.render_delay);
+        let mut rendering = AbortOnDrop(tokio::spawn(async move {
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+            let mut snapshot = views.snapshot().await?;
+            renderer.render(&order, &mut *snapshot).await
+        }));
+        match timeout(self.config.render_max, &mut rendering.0).await {
+            Ok(Ok(rendered)) => Ok(rendered?),
+            Ok(Err(ended)) => Err(Stop::Failure { reason: panic_text(ended), retryable: true }),
+            Err(_) => {
+                let reason = format!("rendering took longer than {} s", self.config.render_max.as_secs());
+                Err(Stop::Failure { reason, retryable: true })
+            }
+        }
+    }
+
+    async fn fail(&self, attempt: u32, reason: String, retryable: bool) -> Verdict {
+        tracing::error!(report.id = %self.report_id, attempt, reason, retryable, "an attempt at a report failed");
+        let recorded = self.execute(ReportCommand::FailAttempt { attempt, reason, retryable }).await;
+        let report = match recorded {
+            Ok(()) | Err(CommandError::Refused(_)) => self.report().await,
+            Err(error) => Err(error),
+        };
+        match report {
+            Ok(report) => verdict_of(report.state).unwrap_or_else(|| {
+                // 1, 4 pauses after the first and the second failure.
+                let pause = self.config.retry_pause * 4_u32.saturating_pow(report.failures.saturating_sub(1).min(5));
+                Verdict::Again { pause, attempt: None }
+            }),
+            Err(error) => self.later(Error::unavailable("the reports log", error.to_string()), Some(attempt)),
+        }
+    }
+
+    fn later(&self, error: Error, attempt: Option<u32>) -> Verdict {
+        tracing::warn!(report.id = %self.report_id, error = error.chain(), "a report has to wait");
+        metrics::counter!("casitas_job_outages_total").increment(1);
+        Verdict::Again { pause: OUTAGE_PAUSE.min(self.config.retry_pause), attempt }
+    }
+
+    async fn report(&self) -> Result<Progress, CommandError> {
+        let loaded = self.handler().load::<Report>(self.report_id.to_string()).await?;
+        let report = &loaded.state;
+        Ok(Progress { state: report.state(), attempt: report.attempt(), failures: report.failures() })
+    }
+
+    async fn execute(&self, command: ReportCommand) -> Result<(), CommandError> {
+        let issue = Issue::by(format!("worker:{}", self.config.name));
+        self.handler().execute(&issue, &[step::<Report>(self.report_id.to_string(), command)]).await.map(drop)
+    }
+
+    fn handler(&self) -> &Handler {
+        &self.ports.handler
+    }
+
+    fn pass(&self, point: CrashPoint) {
+        if let Some(crash_at) = &self.config.crash_at {
+            crash_at.pass(point);
+        }
+    }
+}
+
+enum Begun {
+    Over(Verdict),
+    Attempt { order: Order, attempt: u32 },
+}
+
+struct Progress {
+    state: Option<ReportState>,
+    attempt: u32,
+    failures: u32,
+}
+
+/// What to do with the message of a report that is not open; `None` for an open one.
+fn verdict_of(state: Option<ReportState>) -> Option<Verdict> {
+    match state {
+        None => Some(Verdict::Dead("unknown")),
+        Some(ReportState::Queued | ReportState::Running) => None,
+        Some(ReportState::Succeeded) => Some(Verdict::Done("duplicate")),
+        Some(ReportState::Cancelled) => Some(Verdict::Done("cancelled")),
+        Some(ReportState::Failed) => Some(Verdict::Dead("failed")),
+        Some(ReportState::Dead) => Some(Verdict::Dead("dead")),
+    }
+}
+
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn panic_text(ended: tokio::task::JoinError) -> String {
+    let Ok(panic) = ended.try_into_panic() else { return "the rendering was cancelled".to_owned() };
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+    format!("the renderer panicked: {}", text.unwrap_or_else(|| "no message".to_owned()))
+}

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 use std::thread;
 
 use serde_json::Value;
@@ -246,4 +247,42 @@ fn a_plain_request_id_is_kept_and_a_strange_one_replaced() {
         assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
         assert_eq!(received(&replaced, "x-request-id"), [id]);
     }
+}
+
+#[test]
+fn the_optional_tls_listener_serves_the_same_with_hsts() {
+    let keys = tempfile::tempdir().expect("a folder");
+    let (certificate, key) = (keys.path().join("chain.pem"), keys.path().join("key.pem"));
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ed25519", "-nodes", "-days", "1", "-subj", "/CN=casitas.test", "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output()
+        .expect("openssl is installed");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    // Nginx reads them as the account that it runs as.
+    for path in [keys.path(), &certificate, &key] {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("readable");
+    }
+    let tls_port = free_port().expect("a port");
+    let front = Front::start(|options| options.tls = Some((tls_port, certificate, key)));
+    assert_eq!(front.get("/units").header("strict-transport-security"), None);
+    let plain = request(tls_port, "GET /units HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("an answer");
+    assert_problem(&plain, 400, "VALIDATION_FAILED");
+    let mut client = Command::new("openssl")
+        .args(["s_client", "-quiet", "-connect", &format!("127.0.0.1:{tls_port}"), "-servername", "casitas.test"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("openssl is installed");
+    let get = b"GET /units HTTP/1.1\r\nHost: casitas.test\r\nConnection: close\r\n\r\n";
+    client.stdin.take().expect("its input").write_all(get).expect("written");
+    let answer = client.wait_with_output().expect("an answer").stdout;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.contains("\r\nStrict-Transport-Security: max-age=31536000"), "{answer}");
+    assert!(answer.contains("x-forwarded-proto: https") || answer.contains("X-Forwarded-Proto: https"), "{answer}");
 }

@@ -452,6 +452,7 @@ async fn cached_answers_equal_direct_reads_under_concurrent_writes() {
             match random.random_range(0..20) {
                 0 => views.edit(spec, |head| head.term += 1),
                 1 => cache.set([Mood::Works, Mood::Fails, Mood::Hangs][random.random_range(0..3)]),
+                3 => views.slowness_ms.store(random.random_range(0..40), Ordering::SeqCst),
                 2 => views.forget_changes_before(spec, views.position(spec).max(1)),
                 _ => {
                     let position = views.position(spec) + 1;

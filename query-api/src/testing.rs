@@ -1,7 +1,7 @@
 //! A view store and a shared cache whose failures and slowness a test decides, and queries over them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -38,6 +38,8 @@ pub struct TestViews {
     pub down: AtomicBool,
     pub gate: Arc<RwLock<()>>,
     pub snapshots: AtomicUsize,
+    /// How long each read of a snapshot takes.
+    pub slowness_ms: AtomicU64,
 }
 
 impl TestViews {
@@ -130,7 +132,8 @@ impl ViewStore for TestViews {
     }
     async fn snapshot(&self) -> Result<Box<dyn ViewSnapshot>> {
         self.up()?;
-        let snapshot = Snapshot { models: self.models().clone(), gate: self.gate.clone() };
+        let slowness = Duration::from_millis(self.slowness_ms.load(Ordering::SeqCst));
+        let snapshot = Snapshot { models: self.models().clone(), gate: self.gate.clone(), slowness };
         self.snapshots.fetch_add(1, Ordering::SeqCst);
         Ok(Box::new(snapshot))
     }
@@ -139,6 +142,16 @@ impl ViewStore for TestViews {
 struct Snapshot {
     models: BTreeMap<&'static str, Model>,
     gate: Arc<RwLock<()>>,
+    slowness: Duration,
+}
+
+impl Snapshot {
+    async fn pass(&self) {
+        drop(self.gate.read().await);
+        if !self.slowness.is_zero() {
+            tokio::time::sleep(self.slowness).await;
+        }
+    }
 }
 
 #[async_trait]
@@ -147,11 +160,11 @@ impl ViewSnapshot for Snapshot {
         self.models.get(model).map(|model| model.head.clone()).ok_or_else(|| Error::NotFound(model.into()))
     }
     async fn get(&mut self, model: &'static str, key: &str) -> Result<Option<Value>> {
-        drop(self.gate.read().await);
+        self.pass().await;
         Ok(self.models[model].rows.get(key).cloned())
     }
     async fn select(&mut self, select: &Select) -> Result<Vec<Row>> {
-        drop(self.gate.read().await);
+        self.pass().await;
         let rows = self.models[select.model].rows.iter();
         Ok(rows.map(|(key, doc)| Row { key: key.clone(), doc: doc.clone() }).collect())
     }

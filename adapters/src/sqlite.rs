@@ -1,0 +1,15 @@
+//! SQLite: the embedded mode's folder, one file a context for its log, one for the views.
+//!
+//! Exactly one connection a file writes and checkpoints; all others are opened read-only. Only one process holds a folder.
+
+mod append;
+mod file;
+mod folder;
+mod followers;
+mod log;
+mod snapshot;
+mod views;
+
+pub use folder::DataFolder;
+pub use log::SqliteLog;
+pub use views::SqliteViews;

@@ -1,0 +1,122 @@
+//! The event log of one context in its SQLite file.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use cqrs_es::persist::{PersistedEventRepository, SerializedEvent};
+use domain::{Context, StreamId, with_aggregate};
+use ports::{AppendOutcome, AppendRequest, Clock, EventLog, KeyRecord, LogHead, Metadata, Position, Recorded, Result};
+use serde_json::value::RawValue;
+use sqlite_es::SqliteEventRepository;
+use sqlx::sqlite::{SqliteRow, SqliteSynchronous};
+
+use super::DataFolder;
+use super::append::{Append, find_key};
+use super::file::{DatabaseFile, Step, map_load};
+use crate::stored::{READ_MAX, check_batch, check_dense, from_micros, micros, signed, unsigned};
+
+const STEPS: &[Step] = &[(1, "log", include_str!("../../migrations/sqlite/log/0001_log.sql"))];
+
+const READ: &str = "SELECT position, event_id, aggregate_type, aggregate_id, sequence, event_type, event_version, payload,
+    effective_on, recorded_at, actor, correlation_id, causation_id, traceparent
+    FROM events WHERE position > ? ORDER BY position LIMIT ?";
+
+const HEAD: &str = "SELECT i.incarnation, e.position, e.event_id, e.recorded_at FROM log_incarnation i
+    LEFT JOIN (SELECT position, event_id, recorded_at FROM events ORDER BY position DESC LIMIT 1) e";
+
+pub struct SqliteLog {
+    context: Context,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) file: DatabaseFile,
+    repository: SqliteEventRepository,
+}
+
+impl SqliteLog {
+    pub(super) async fn open(folder: &DataFolder, context: Context, clock: Arc<dyn Clock>) -> Result<Self> {
+        let name = format!("{}.sqlite", context.database());
+        let what = format!("the {context} log");
+        // FULL: a commit that was answered is on the disk.
+        let file = DatabaseFile::open(folder, &name, what, SqliteSynchronous::Full, STEPS).await?;
+        Ok(Self { context, clock, repository: SqliteEventRepository::new(file.readers.clone()), file })
+    }
+
+    /// Closes the file's connections; the last one checkpoints.
+    pub async fn close(&self) {
+        self.file.readers.close().await;
+        self.file.writer.close().await;
+    }
+
+    fn recorded(&self, row: &SqliteRow) -> Result<Recorded> {
+        let file = &self.file;
+        let id: String = file.column(row, "aggregate_id")?;
+        Ok(Recorded {
+            position: unsigned(file.column(row, "position")?)?,
+            event_id: file.parsed(row, "event_id")?,
+            stream: StreamId::new(file.parsed(row, "aggregate_type")?, id),
+            sequence: unsigned(file.column(row, "sequence")?)?,
+            event_type: file.column(row, "event_type")?,
+            event_version: file.column(row, "event_version")?,
+            payload: RawValue::from_string(file.column(row, "payload")?).map_err(|error| file.corrupt(&error))?,
+            effective_on: file.parsed(row, "effective_on")?,
+            recorded_at: from_micros(file.column(row, "recorded_at")?)?,
+            metadata: Metadata {
+                actor: file.column(row, "actor")?,
+                correlation_id: file.parsed(row, "correlation_id")?,
+                causation_id: file.parsed_or_null(row, "causation_id")?,
+                traceparent: file.column(row, "traceparent")?,
+            },
+        })
+    }
+}
+
+#[async_trait]
+impl EventLog for SqliteLog {
+    fn context(&self) -> Context {
+        self.context
+    }
+
+    async fn load(&self, stream: &StreamId, after_sequence: u64) -> Result<Vec<SerializedEvent>> {
+        let after = usize::try_from(after_sequence).unwrap_or(usize::MAX);
+        let loaded = with_aggregate!(stream.kind, A => match after {
+            0 => self.repository.get_events::<A>(&stream.id).await,
+            _ => self.repository.get_last_events::<A>(&stream.id, after).await,
+        });
+        loaded.map_err(|error| map_load(&self.file.what, error))
+    }
+
+    async fn append(&self, batch: &[AppendRequest]) -> Result<Vec<AppendOutcome>> {
+        check_batch(self.context, batch)?;
+        let mut transaction = self.file.begin().await?;
+        let mut append = Append::start(&self.file, &mut transaction, micros(self.clock.now())).await?;
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for request in batch {
+            outcomes.push(append.request(request).await?);
+        }
+        self.file.commit(transaction).await?;
+        Ok(outcomes)
+    }
+
+    async fn read(&self, after: Position, limit: usize) -> Result<Vec<Recorded>> {
+        let query = sqlx::query(READ).bind(signed(after)?).bind(limit.min(READ_MAX) as i64);
+        let rows = self.file.run(query.fetch_all(&self.file.readers)).await?;
+        let events = rows.iter().map(|row| self.recorded(row)).collect::<Result<Vec<_>>>()?;
+        check_dense(self.context, after, &events)?;
+        Ok(events)
+    }
+
+    async fn head(&self) -> Result<LogHead> {
+        let row = self.file.run(sqlx::query(HEAD).fetch_one(&self.file.readers)).await?;
+        let position: Option<i64> = self.file.column(&row, "position")?;
+        let recorded_at: Option<i64> = self.file.column(&row, "recorded_at")?;
+        Ok(LogHead {
+            incarnation: self.file.parsed(&row, "incarnation")?,
+            position: unsigned(position.unwrap_or(0))?,
+            event_id: self.file.parsed_or_null(&row, "event_id")?,
+            recorded_at: recorded_at.map(from_micros).transpose()?,
+        })
+    }
+
+    async fn find_key(&self, scope: &str, key: &str) -> Result<Option<KeyRecord>> {
+        find_key(&self.file, &self.file.readers, scope, key, micros(self.clock.now())).await
+    }
+}

@@ -37,7 +37,7 @@ impl RabbitMq {
             private_dir(&dir.join(folder), account.as_ref())?;
         }
         let (port, dist_port, epmd_port) = (free_port()?, free_port()?, free_port()?);
-        private_file(&dir.join("rabbitmq.conf"), format!("{config}\n{DEFAULTS}").as_bytes(), account.as_ref())?;
+        private_file(&dir.join("rabbitmq.conf"), with_defaults(config).as_bytes(), account.as_ref())?;
         private_file(&dir.join("enabled_plugins"), b"[].\n", account.as_ref())?;
         let folder = dir.to_str().context("a path that is not UTF-8")?;
         let env: Vec<(String, String)> = [
@@ -160,8 +160,17 @@ impl RabbitMq {
 
 delegate_to_server!(RabbitMq);
 
-/// A laptop's disk may be fuller than the broker's default wants, and a test must not depend on that.
-const DEFAULTS: &str = "disk_free_limit.absolute = 50MB\nlog.console = true\nlog.console.level = info\n";
+/// Adds what a private node needs, unless the configuration says it.
+fn with_defaults(config: &str) -> String {
+    // A laptop's disk may be fuller than the broker's default wants, and a test must not depend on that.
+    let defaults = [("disk_free_limit.absolute", "50MB"), ("log.console", "true"), ("log.console.level", "info")];
+    let said = |key: &str| config.lines().filter_map(|line| line.split_once('=')).any(|(name, _)| name.trim() == key);
+    let mut text = format!("{config}\n");
+    for (key, value) in defaults.iter().filter(|(key, _)| !said(key)) {
+        text.push_str(&format!("{key} = {value}\n"));
+    }
+    text
+}
 
 /// The start script itself: Debian's wrapper in sbin only works for root and the machine's own node.
 pub fn server_program() -> Option<PathBuf> {

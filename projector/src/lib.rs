@@ -94,6 +94,11 @@ impl Projector {
             tailers.insert(context, Tailer::new(ports.logs.get(context)?.clone(), ports.sealer.clone()));
         }
         let board = Board::new(ports.clock.clone());
+        // On the board before they run, so that readiness never asks an empty board.
+        config.models.iter().for_each(|model| drop(projection_line(&board, *model)));
+        drop(board.follower(policy::NAME, Kind::Policy, Context::Legal));
+        drop(board.follower(dispatcher::NAME, Kind::Dispatcher, Context::Reports));
+        Due::ALL.into_iter().for_each(|due| drop(board.follower(due.name(), Kind::Timer, due.context())));
         Ok(Self { ports, config, board, tailers })
     }
 
@@ -173,8 +178,7 @@ impl Projector {
 
     async fn start_projections(&self, tasks: &mut JoinSet<()>, shutdown: &CancellationToken) {
         let specs: Vec<&'static ModelSpec> = self.config.models.iter().map(|model| model.spec()).collect();
-        let reporters: Vec<Reporter> =
-            specs.iter().map(|spec| self.board.follower(spec.name, Kind::Projection, spec.context)).collect();
+        let reporters: Vec<Reporter> = self.config.models.iter().map(|model| projection_line(&self.board, *model)).collect();
         let mut backoff = Backoff::default();
         while let Err(error) = self.ports.views.prepare(&specs).await {
             reporters.iter().for_each(|reporter| reporter.stalled(error.chain()));
@@ -209,6 +213,11 @@ impl Projector {
             });
         }
     }
+}
+
+fn projection_line(board: &Board, model: &dyn ReadModel) -> Reporter {
+    let spec = model.spec();
+    board.follower(spec.name, Kind::Projection, spec.context)
 }
 
 /// Runs a task until shutdown; a panic is counted, shown, and the task started again.

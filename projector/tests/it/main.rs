@@ -1,0 +1,7 @@
+//! The followers over adapters in memory, with time that jumps to the next timer when everybody waits.
+
+mod dispatcher;
+mod policy;
+mod projection;
+mod support;
+mod timers;

@@ -103,17 +103,50 @@ aggregates! {
 macro_rules! with_aggregate {
     ($kind:expr, $A:ident => $body:expr) => {
         match $kind {
-            $crate::AggregateKind::Property => { type $A = $crate::units::Property; $body }
-            $crate::AggregateKind::Unit => { type $A = $crate::units::Unit; $body }
-            $crate::AggregateKind::User => { type $A = $crate::auth::User; $body }
-            $crate::AggregateKind::UserNameClaim => { type $A = $crate::auth::UserNameClaim; $body }
-            $crate::AggregateKind::Party => { type $A = $crate::legal::Party; $body }
-            $crate::AggregateKind::Lease => { type $A = $crate::legal::Lease; $body }
-            $crate::AggregateKind::Document => { type $A = $crate::legal::Document; $body }
-            $crate::AggregateKind::LeaseProcess => { type $A = $crate::legal::LeaseProcess; $body }
-            $crate::AggregateKind::Ledger => { type $A = $crate::finances::Ledger; $body }
-            $crate::AggregateKind::PaymentReference => { type $A = $crate::finances::PaymentReference; $body }
-            $crate::AggregateKind::Report => { type $A = $crate::reports::Report; $body }
+            $crate::AggregateKind::Property => {
+                type $A = $crate::units::Property;
+                $body
+            }
+            $crate::AggregateKind::Unit => {
+                type $A = $crate::units::Unit;
+                $body
+            }
+            $crate::AggregateKind::User => {
+                type $A = $crate::auth::User;
+                $body
+            }
+            $crate::AggregateKind::UserNameClaim => {
+                type $A = $crate::auth::UserNameClaim;
+                $body
+            }
+            $crate::AggregateKind::Party => {
+                type $A = $crate::legal::Party;
+                $body
+            }
+            $crate::AggregateKind::Lease => {
+                type $A = $crate::legal::Lease;
+                $body
+            }
+            $crate::AggregateKind::Document => {
+                type $A = $crate::legal::Document;
+                $body
+            }
+            $crate::AggregateKind::LeaseProcess => {
+                type $A = $crate::legal::LeaseProcess;
+                $body
+            }
+            $crate::AggregateKind::Ledger => {
+                type $A = $crate::finances::Ledger;
+                $body
+            }
+            $crate::AggregateKind::PaymentReference => {
+                type $A = $crate::finances::PaymentReference;
+                $body
+            }
+            $crate::AggregateKind::Report => {
+                type $A = $crate::reports::Report;
+                $body
+            }
         }
     };
 }
@@ -121,7 +154,11 @@ macro_rules! with_aggregate {
 impl FromStr for AggregateKind {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.iter().copied().find(|kind| kind.as_str() == text).ok_or_else(|| format!("unknown aggregate type {text:?}"))
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|kind| kind.as_str() == text)
+            .ok_or_else(|| format!("unknown aggregate type {text:?}"))
     }
 }
 
@@ -158,9 +195,7 @@ pub struct Moment {
 }
 
 /// An aggregate that decides purely.
-pub trait Decide:
-    Aggregate<Services = Moment, Error: Refused, Command: Send + Sync, Event: Fact> + Clone + 'static
-{
+pub trait Decide: Aggregate<Services = Moment, Error: Refused, Command: Send + Sync, Event: Fact> + Clone + 'static {
     const KIND: AggregateKind;
 
     /// The events the command leads to from this state. An empty list is a no-op: the fact already holds.
@@ -195,4 +230,3 @@ macro_rules! bridge {
         }
     };
 }
-

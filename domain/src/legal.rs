@@ -8,9 +8,7 @@ mod process;
 mod terms;
 
 pub use document::{Document, DocumentCommand, DocumentError, DocumentEvent, DocumentKind, NewDocument};
-pub use lease::{
-    ActivationFailure, Lease, LeaseCommand, LeaseError, LeaseEvent, LeaseOutline, LeaseState, SignatureMethod,
-};
+pub use lease::{ActivationFailure, Lease, LeaseCommand, LeaseError, LeaseEvent, LeaseOutline, LeaseState, SignatureMethod};
 pub use party::{
     EmergencyContact, Names, Party, PartyCommand, PartyDetails, PartyError, PartyEvent, PartyKind, PartyPatch, PartyRole,
     PostalAddress,

@@ -5,11 +5,12 @@
 //! | charge | 1100 / 4xxx (deposit: 1100 / 2010) | its due date, even when posted earlier |
 //! | payment | 1000 / 2100 | the day it was received |
 //! | allocation | 2100 / 1100; of a deposit also 2010 / 2000 and 1010 / 1000 | the later of received and due: before that it is prepaid |
-//! | reversed payment | the mirror; deposit legs only up to what is still held | `bounced`: the bounce date; `error`: the day received |
+//! | reversed payment | the mirror; deposit legs only up to what is still held | `bounced`: the bounce date; `error`: the original dates |
 //! | reversed charge | the mirror; allocations return to credit | the original dates |
 //!
-//! A reopened allocation never takes effect before the allocation itself did: so credit (2100) and deposits held (2000) are
-//! never negative at any date.
+//! A reopened allocation never takes effect before the allocation itself did, and what a bounce reopened is settled again at
+//! the earliest on the day it bounced: so at no date credit (2100) or deposits held (2000) are negative, or more is
+//! allocated to a charge than it is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +19,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::{AMOUNT_MAX, Account, AllocationPolicy, ChargeType, EntryLine, ExternalRef, LateFeePolicy, Lines, PaymentMethod};
+use super::{
+    AMOUNT_MAX, Account, AllocationPolicy, ChargeType, EntryLine, ExternalRef, LateFeePolicy, Lines, PaymentMethod,
+};
 use crate::events::event_names;
 use crate::fault::{not_in_the_future, optional_text, sane_date, text};
 use crate::{
@@ -58,9 +61,14 @@ pub enum LedgerCommand {
         /// Charged at once, due on that day; only for `bounced`.
         fee: Option<Fee>,
     },
-    ReverseCharge { charge_id: ChargeId, reason: String },
+    ReverseCharge {
+        charge_id: ChargeId,
+        reason: String,
+    },
     /// Reverses every charge that is not reversed yet: compensation when a lease is voided.
-    ReverseCharges { reason: String },
+    ReverseCharges {
+        reason: String,
+    },
     CloseLedger,
 }
 
@@ -169,7 +177,9 @@ pub enum LedgerEvent {
         unwound: Vec<Unwound>,
         lines: Vec<EntryLine>,
     },
-    LedgerClosed { on: Date },
+    LedgerClosed {
+        on: Date,
+    },
 }
 
 event_names!(LedgerEvent:
@@ -314,16 +324,75 @@ pub struct Charge {
     /// Minor units, as all amounts here.
     pub amount: i64,
     pub due_on: Date,
-    pub allocated: i64,
-    /// Of a deposit charge: what is billed and not yet held (its share of 2010).
-    pub deposit_billed: i64,
     pub reversed: bool,
+    /// Of a deposit charge: what is billed and not yet held (its share of 2010).
+    deposit_billed: i64,
+    /// What is open, by the day since when: the due date, or the day a payment bounced.
+    open_since: BTreeMap<Date, i64>,
+    allocations: Vec<Allocation>,
+}
+
+/// A part of a payment that settled a part of a charge, for a while or for good.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Allocation {
+    payment_id: PaymentId,
+    amount: i64,
+    /// Of it, what became deposit held.
+    deposit: i64,
+    effective_on: Date,
+    /// What it settled, by the day since when that was open.
+    settled: Vec<(Date, i64)>,
+    /// Set when the payment bounced: the day it did, and what left the deposit held then.
+    ended: Option<(Date, i64)>,
 }
 
 impl Charge {
     /// What is still to be paid on it.
     pub fn open(&self) -> i64 {
-        if self.reversed { 0 } else { self.amount - self.allocated }
+        self.open_since.values().sum()
+    }
+
+    fn allocation_mut(&mut self, payment_id: PaymentId) -> impl Iterator<Item = &mut Allocation> {
+        self.allocations.iter_mut().filter(move |part| part.payment_id == payment_id && part.ended.is_none())
+    }
+
+    fn standing(&self) -> impl Iterator<Item = &Allocation> {
+        self.allocations.iter().filter(|part| part.ended.is_none())
+    }
+
+    /// Settles what was open longest.
+    fn settle(&mut self, payment_id: PaymentId, amount: i64, deposit: i64, effective_on: Date) {
+        let mut rest = amount;
+        let mut settled = Vec::new();
+        for (since, open) in &mut self.open_since {
+            let part = rest.min(*open);
+            if part > 0 {
+                settled.push((*since, part));
+                *open -= part;
+                rest -= part;
+            }
+        }
+        self.open_since.retain(|_, open| *open > 0);
+        self.deposit_billed -= deposit;
+        self.allocations.push(Allocation { payment_id, amount, deposit, effective_on, settled, ended: None });
+    }
+
+    /// Opens again what a reversed payment had settled: from the day it bounced, or as if it had never been settled when
+    /// that was not after the settling.
+    fn reopen(&mut self, payment_id: PaymentId, on: Date, mut deposit: i64) {
+        self.deposit_billed += deposit;
+        let mut open_since = std::mem::take(&mut self.open_since);
+        for part in self.allocation_mut(payment_id) {
+            let returned = deposit.min(part.deposit);
+            deposit -= returned;
+            let end = on.max(part.effective_on);
+            part.ended = Some((end, returned));
+            match end > part.effective_on {
+                true => *open_since.entry(end).or_default() += part.amount,
+                false => part.settled.iter().for_each(|(since, amount)| *open_since.entry(*since).or_default() += amount),
+            }
+        }
+        self.open_since = open_since;
     }
 }
 
@@ -336,7 +405,6 @@ pub struct Payment {
     pub content_hash: Sha256,
     /// What no charge has taken yet.
     pub credit: i64,
-    pub allocations: BTreeMap<ChargeId, i64>,
     pub reversed: bool,
 }
 
@@ -478,25 +546,19 @@ impl Draft {
 
     /// Gives all credit to open charges: the payments in the order they came, the charges in the order of the policy.
     fn settle(&mut self) -> Result<(), LedgerError> {
-        let mut credits: Vec<(Date, PaymentId, i64)> = (self.ledger.payments.iter())
+        let mut credits: Vec<(Date, PaymentId)> = (self.ledger.payments.iter())
             .filter(|(_, payment)| payment.credit > 0)
-            .map(|(id, payment)| (payment.received_on, *id, payment.credit))
+            .map(|(id, payment)| (payment.received_on, *id))
             .collect();
         credits.sort();
-        let mut credits = credits.into_iter();
-        let mut credit = credits.next();
+        let mut credits = credits.into_iter().peekable();
         for charge_id in self.open_charges() {
-            while let Some((received_on, payment_id, available)) = credit {
-                let open = self.ledger.charges.get(&charge_id).map_or(0, Charge::open);
-                if open == 0 {
-                    break;
+            while let Some((received_on, payment_id)) = credits.peek().copied() {
+                match self.allocate(payment_id, received_on, charge_id)? {
+                    Settled::Charge => break,
+                    Settled::Credit => _ = credits.next(),
+                    Settled::Part => {}
                 }
-                let amount = open.min(available);
-                self.allocate(payment_id, received_on, charge_id, amount)?;
-                credit = match available - amount {
-                    0 => credits.next(),
-                    rest => Some((received_on, payment_id, rest)),
-                };
             }
         }
         Ok(())
@@ -512,23 +574,24 @@ impl Draft {
         open.into_iter().map(|(.., id)| id).collect()
     }
 
-    fn allocate(
-        &mut self,
-        payment_id: PaymentId,
-        received_on: Date,
-        charge_id: ChargeId,
-        amount: i64,
-    ) -> Result<(), LedgerError> {
-        let charge = self.ledger.charges.get(&charge_id).ok_or(LedgerError::NotFound { what: "charge" })?;
-        let effective_on = received_on.max(charge.due_on);
+    /// Gives a payment's credit to what is open of a charge, as far as it takes effect on one date: the later of the day
+    /// the money was received and the day since when that part is open.
+    fn allocate(&mut self, payment_id: PaymentId, received_on: Date, charge_id: ChargeId) -> Result<Settled, LedgerError> {
+        let credit = self.ledger.payments.get(&payment_id).map_or(0, |payment| payment.credit);
+        let Some(charge) = self.ledger.charges.get(&charge_id) else { return Ok(Settled::Charge) };
+        let Some(&first) = charge.open_since.keys().next() else { return Ok(Settled::Charge) };
+        if credit == 0 {
+            return Ok(Settled::Credit);
+        }
+        let effective_on = received_on.max(first);
+        let open: i64 = charge.open_since.range(..=effective_on).map(|(_, open)| open).sum();
+        let amount = open.min(credit);
         let deposit = amount.min(charge.deposit_billed);
-        let lines = Lines::about(Some(charge_id), Some(payment_id))
-            .entry(Account::TenantCredit, Account::TenantReceivable, amount, effective_on)
-            .entry(Account::DepositsBilled, Account::DepositsHeld, deposit, effective_on)
-            .entry(Account::DepositTrustBank, Account::OperatingBank, deposit, effective_on)
-            .into_vec();
+        let lines = Lines::about(Some(charge_id), Some(payment_id));
+        let lines = settled(lines, amount, deposit, effective_on).into_vec();
         let money = self.money(amount);
-        self.emit(LedgerEvent::PaymentAllocated { payment_id, charge_id, money, effective_on, lines })
+        self.emit(LedgerEvent::PaymentAllocated { payment_id, charge_id, money, effective_on, lines })?;
+        Ok(Settled::Part)
     }
 
     fn reverse_payment(&mut self, payment_id: PaymentId, kind: ReversalKind, on: Date) -> Result<(), LedgerError> {
@@ -536,71 +599,83 @@ impl Draft {
         if payment.reversed {
             return Err(LedgerError::AlreadyReversed);
         }
-        let (amount, received_on) = (payment.amount, payment.received_on);
         let on = match kind {
-            ReversalKind::Error => received_on,
-            ReversalKind::Bounced if on < received_on => {
+            ReversalKind::Error => payment.received_on,
+            ReversalKind::Bounced if on < payment.received_on => {
                 return Err(Fault::new("/on", "must not be before the day the payment was received").into());
             }
             ReversalKind::Bounced => on,
         };
         let mut held = self.ledger.deposit_held();
-        let mut unwound = Vec::new();
-        let mut lines = Lines::about(None, Some(payment_id));
-        for (charge_id, allocated) in payment.allocations.clone() {
-            let Some(charge) = self.ledger.charges.get(&charge_id) else { continue };
-            let effective_on = on.max(received_on.max(charge.due_on));
-            let deposit = match charge.kind {
-                ChargeType::Deposit => allocated.min(held).min(charge.amount - charge.deposit_billed),
-                _ => 0,
-            };
-            held -= deposit;
-            lines = reopen(lines.for_charge(charge_id), allocated, deposit, effective_on);
-            unwound.push(Unwound { payment_id, charge_id, amount: allocated, deposit });
+        let (mut unwound, mut lines) = (Vec::new(), Vec::new());
+        for (charge_id, charge) in &self.ledger.charges {
+            let mut sum = Unwound { payment_id, charge_id: *charge_id, amount: 0, deposit: 0 };
+            for part in charge.standing().filter(|part| part.payment_id == payment_id) {
+                let deposit = part.deposit.min(held);
+                held -= deposit;
+                sum.amount += part.amount;
+                sum.deposit += deposit;
+                let about = Lines::about(Some(*charge_id), Some(payment_id));
+                lines.extend(reopened(about, part.amount, deposit, on.max(part.effective_on)).into_vec());
+            }
+            if sum.amount > 0 {
+                unwound.push(sum);
+            }
         }
-        let mut mirrored = lines.into_vec();
-        let mirror = Lines::about(None, Some(payment_id)).entry(Account::TenantCredit, Account::OperatingBank, amount, on);
-        mirrored.extend(mirror.into_vec());
-        let money = self.money(amount);
-        self.emit(LedgerEvent::PaymentReversed { payment_id, money, kind, on, unwound, lines: mirrored })
+        let mirror = Lines::about(None, Some(payment_id));
+        lines.extend(mirror.entry(Account::TenantCredit, Account::OperatingBank, payment.amount, on).into_vec());
+        let money = self.money(payment.amount);
+        self.emit(LedgerEvent::PaymentReversed { payment_id, money, kind, on, unwound, lines })
     }
 
     fn reverse_charge(&mut self, charge_id: ChargeId, reason: &str) -> Result<(), LedgerError> {
         text("/reason", reason, 500)?;
-        let charge = self.ledger.charges.get(&charge_id).ok_or(LedgerError::NotFound { what: "charge" })?.clone();
+        let charge = self.ledger.charges.get(&charge_id).ok_or(LedgerError::NotFound { what: "charge" })?;
         if charge.reversed {
             return Err(LedgerError::AlreadyReversed);
         }
-        let deposit_out = match charge.kind {
-            ChargeType::Deposit => charge.amount - charge.deposit_billed,
-            _ => 0,
-        };
-        let held = self.ledger.deposit_held();
-        if deposit_out > held || deposit_out > charge.allocated {
+        let (held, amount, on) = (self.ledger.deposit_held(), charge.amount, charge.due_on);
+        let deposit: i64 = charge.standing().map(|part| part.deposit).sum();
+        let whole = charge.kind != ChargeType::Deposit || deposit + charge.deposit_billed == amount;
+        if deposit > held || !whole {
             return Err(LedgerError::DepositInsufficient { held });
         }
         let (mut unwound, mut lines) = (Vec::new(), Vec::new());
-        for (payment_id, payment) in &self.ledger.payments {
-            let Some(&amount) = payment.allocations.get(&charge_id) else { continue };
-            let deposit = if charge.kind == ChargeType::Deposit { amount } else { 0 };
-            let effective_on = payment.received_on.max(charge.due_on);
-            lines.extend(reopen(Lines::about(Some(charge_id), Some(*payment_id)), amount, deposit, effective_on).into_vec());
-            unwound.push(Unwound { payment_id: *payment_id, charge_id, amount, deposit });
+        for part in &charge.allocations {
+            let payment_id = part.payment_id;
+            let about = || Lines::about(Some(charge_id), Some(payment_id));
+            lines.extend(reopened(about(), part.amount, part.deposit, part.effective_on).into_vec());
+            match part.ended {
+                None => unwound.push(Unwound { payment_id, charge_id, amount: part.amount, deposit: part.deposit }),
+                // The money of a payment that bounced later was prepaid while it was there.
+                Some((end, returned)) => lines.extend(settled(about(), part.amount, returned, end).into_vec()),
+            }
         }
-        let mirror = Lines::about(Some(charge_id), None).entry(
-            charge.kind.credit_account(),
-            Account::TenantReceivable,
-            charge.amount,
-            charge.due_on,
-        );
-        lines.extend(mirror.into_vec());
-        let (money, reason) = (self.money(charge.amount), reason.to_owned());
-        self.emit(LedgerEvent::ChargeReversed { charge_id, money, reason, on: charge.due_on, unwound, lines })
+        let mirror = Lines::about(Some(charge_id), None);
+        let income = charge.kind.credit_account();
+        lines.extend(mirror.entry(income, Account::TenantReceivable, amount, on).into_vec());
+        let (money, reason) = (self.money(amount), reason.to_owned());
+        self.emit(LedgerEvent::ChargeReversed { charge_id, money, reason, on, unwound, lines })
     }
 }
 
-/// The mirror of an allocation.
-fn reopen(lines: Lines, amount: i64, deposit: i64, effective_on: Date) -> Lines {
+/// What ran out when a payment met a charge.
+enum Settled {
+    Charge,
+    Credit,
+    Part,
+}
+
+/// The lines of an allocation.
+fn settled(lines: Lines, amount: i64, deposit: i64, effective_on: Date) -> Lines {
+    lines
+        .entry(Account::TenantCredit, Account::TenantReceivable, amount, effective_on)
+        .entry(Account::DepositsBilled, Account::DepositsHeld, deposit, effective_on)
+        .entry(Account::DepositTrustBank, Account::OperatingBank, deposit, effective_on)
+}
+
+/// Their mirror.
+fn reopened(lines: Lines, amount: i64, deposit: i64, effective_on: Date) -> Lines {
     lines
         .entry(Account::TenantReceivable, Account::TenantCredit, amount, effective_on)
         .entry(Account::DepositsHeld, Account::DepositsBilled, deposit, effective_on)
@@ -748,20 +823,6 @@ impl Ledger {
         }
         Ok(vec![LedgerEvent::LedgerClosed { on: today_in(&opened.time_zone, at.now) }])
     }
-
-    /// Takes allocations back from their payment and charge; `to_credit` when the payment itself stands.
-    fn unwind(&mut self, unwound: &[Unwound], to_credit: bool) {
-        for Unwound { payment_id, charge_id, amount, deposit } in unwound {
-            if let Some(payment) = self.payments.get_mut(payment_id) {
-                payment.allocations.remove(charge_id);
-                payment.credit += if to_credit { *amount } else { 0 };
-            }
-            if let Some(charge) = self.charges.get_mut(charge_id) {
-                charge.allocated -= amount;
-                charge.deposit_billed += deposit;
-            }
-        }
-    }
 }
 
 impl Aggregate for Ledger {
@@ -783,42 +844,55 @@ impl Aggregate for Ledger {
                 self.opened = Some(Opened { lease_id, currency, time_zone, allocation_policy });
             }
             LedgerEvent::ChargePosted { charge_id, kind, money, due_on, key, .. } => {
-                let deposit_billed = if kind == ChargeType::Deposit { money.amount } else { 0 };
                 let amount = money.amount;
+                let charge = Charge {
+                    kind,
+                    amount,
+                    due_on,
+                    reversed: false,
+                    deposit_billed: if kind == ChargeType::Deposit { amount } else { 0 },
+                    open_since: BTreeMap::from([(due_on, amount)]),
+                    allocations: Vec::new(),
+                };
                 self.keys.insert(key);
-                self.charges
-                    .insert(charge_id, Charge { kind, amount, due_on, allocated: 0, deposit_billed, reversed: false });
+                self.charges.insert(charge_id, charge);
             }
             LedgerEvent::PaymentReceived { payment_id, money, received_on, external_ref, content_hash, .. } => {
-                let amount = money.amount;
-                let allocations = BTreeMap::new();
-                self.payments.insert(
-                    payment_id,
-                    Payment { amount, received_on, external_ref, content_hash, credit: amount, allocations, reversed: false },
-                );
+                let (amount, credit) = (money.amount, money.amount);
+                let payment = Payment { amount, received_on, external_ref, content_hash, credit, reversed: false };
+                self.payments.insert(payment_id, payment);
             }
-            LedgerEvent::PaymentAllocated { payment_id, charge_id, money, lines, .. } => {
+            LedgerEvent::PaymentAllocated { payment_id, charge_id, money, effective_on, lines } => {
                 if let Some(payment) = self.payments.get_mut(&payment_id) {
                     payment.credit -= money.amount;
-                    *payment.allocations.entry(charge_id).or_default() += money.amount;
                 }
                 if let Some(charge) = self.charges.get_mut(&charge_id) {
-                    charge.allocated += money.amount;
-                    let held = lines.iter().filter(|line| line.account == Account::DepositsBilled);
-                    charge.deposit_billed -= held.map(|line| line.debit).sum::<i64>();
+                    let held = lines.iter().filter(|line| line.account == Account::DepositsHeld);
+                    charge.settle(payment_id, money.amount, held.map(|line| line.credit).sum(), effective_on);
                 }
             }
-            LedgerEvent::PaymentReversed { payment_id, unwound, .. } => {
-                self.unwind(&unwound, false);
+            LedgerEvent::PaymentReversed { payment_id, on, unwound, .. } => {
+                for Unwound { charge_id, deposit, .. } in unwound {
+                    if let Some(charge) = self.charges.get_mut(&charge_id) {
+                        charge.reopen(payment_id, on, deposit);
+                    }
+                }
                 if let Some(payment) = self.payments.get_mut(&payment_id) {
                     payment.reversed = true;
                     payment.credit = 0;
                 }
             }
             LedgerEvent::ChargeReversed { charge_id, unwound, .. } => {
-                self.unwind(&unwound, true);
+                for Unwound { payment_id, amount, .. } in unwound {
+                    if let Some(payment) = self.payments.get_mut(&payment_id) {
+                        payment.credit += amount;
+                    }
+                }
                 if let Some(charge) = self.charges.get_mut(&charge_id) {
                     charge.reversed = true;
+                    charge.deposit_billed = 0;
+                    charge.open_since.clear();
+                    charge.allocations.clear();
                 }
             }
             LedgerEvent::LedgerClosed { .. } => self.closed = true,

@@ -117,9 +117,7 @@ impl Decide for PaymentReference {
             None => Ok(vec![ReferenceEvent::ReferenceClaimed { lease_id, payment_id, content_hash }]),
             // The ids of a repeated request may be new; its content says whether it is the same payment.
             Some(claim) if claim.lease_id == lease_id && claim.content_hash == content_hash => Ok(Vec::new()),
-            Some(claim) => {
-                Err(ReferenceError::Conflict { lease_id: claim.lease_id, payment_id: claim.payment_id })
-            }
+            Some(claim) => Err(ReferenceError::Conflict { lease_id: claim.lease_id, payment_id: claim.payment_id }),
         }
     }
 
@@ -140,5 +138,59 @@ impl Aggregate for PaymentReference {
     fn apply(&mut self, event: ReferenceEvent) {
         let ReferenceEvent::ReferenceClaimed { lease_id, payment_id, content_hash } = event;
         self.claim = Some(Claim { lease_id, payment_id, content_hash });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::testing::{given, golden};
+
+    fn claim(payment: u128, content: &str) -> ReferenceCommand {
+        ReferenceCommand::ClaimReference {
+            lease_id: LeaseId(Uuid::from_u128(1)),
+            payment_id: PaymentId(Uuid::from_u128(payment)),
+            content_hash: Sha256::of(content.as_bytes()),
+        }
+    }
+
+    #[test]
+    fn a_reference_with_other_content_is_refused_even_on_another_lease() {
+        let claimed = || given::<PaymentReference>([]).when(claim(1, "100")).accepted();
+        claimed().when(claim(2, "101")).then_refused("PAYMENT_REFERENCE_CONFLICT");
+        let elsewhere = ReferenceCommand::ClaimReference {
+            lease_id: LeaseId(Uuid::from_u128(9)),
+            payment_id: PaymentId(Uuid::from_u128(1)),
+            content_hash: Sha256::of(b"100"),
+        };
+        claimed().when(elsewhere).then_refused("PAYMENT_REFERENCE_CONFLICT");
+    }
+
+    #[test]
+    fn a_reference_with_the_same_content_is_nothing_new_whatever_its_payment_id() {
+        given::<PaymentReference>([]).when(claim(1, "100")).accepted().when(claim(2, "100")).then_nothing();
+    }
+
+    #[test]
+    fn references_name_their_stream() {
+        let good = ExternalRef { source: "bank-1".into(), id: "a:b".into() };
+        assert_eq!(good.check(), Ok(()));
+        assert_eq!(good.stream().id, "bank-1:a:b");
+        for source in ["", "Bank", "a:b", &"x".repeat(33)] {
+            assert!(ExternalRef { source: source.into(), id: "1".into() }.check().is_err(), "{source}");
+        }
+        assert!(ExternalRef { source: "bank".into(), id: "a\nb".into() }.check().is_err());
+    }
+
+    #[test]
+    fn stored_events_keep_their_shape() {
+        let text = format!(
+            r#"{{"ReferenceClaimed":{{"lease_id":"{0}","payment_id":"{0}","content_hash":"{1}"}}}}"#,
+            Uuid::nil(),
+            "0".repeat(64)
+        );
+        golden::<ReferenceEvent>(ReferenceEvent::NAMES, &[&text]);
     }
 }

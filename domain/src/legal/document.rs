@@ -185,3 +185,64 @@ impl Aggregate for Document {
         self.stored = Some((sha256, size));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::testing::{given, golden};
+
+    fn new(content: &[u8]) -> NewDocument {
+        NewDocument {
+            document_id: DocumentId(Uuid::from_u128(1)),
+            kind: DocumentKind::LeaseAgreement,
+            media_type: "application/pdf".into(),
+            size: content.len() as u64,
+            sha256: Sha256::of(content),
+            computed_sha256: Sha256::of(content),
+            lease_id: None,
+            expires_on: None,
+            supersedes: None,
+        }
+    }
+
+    fn store(new: NewDocument) -> DocumentCommand {
+        DocumentCommand::StoreDocument(new)
+    }
+
+    #[test]
+    fn content_with_another_hash_is_refused() {
+        let tampered = NewDocument { computed_sha256: Sha256::of(b"other"), ..new(b"lease") };
+        given::<Document>([]).when(store(tampered)).then_refused("DOCUMENT_HASH_MISMATCH");
+    }
+
+    #[test]
+    fn a_document_is_never_overwritten() {
+        let stored = || given::<Document>([]).when(store(new(b"lease"))).accepted();
+        stored().when(store(new(b"leasf"))).then_refused("DOCUMENT_EXISTS");
+        stored().when(store(new(b"lease"))).then_nothing();
+    }
+
+    #[test]
+    fn malformed_documents_are_refused() {
+        for faulty in [
+            NewDocument { media_type: "pdf".into(), ..new(b"x") },
+            NewDocument { size: DOCUMENT_SIZE_MAX + 1, ..new(b"x") },
+            NewDocument { size: 0, ..new(b"x") },
+            NewDocument { supersedes: Some(DocumentId(Uuid::from_u128(1))), ..new(b"x") },
+        ] {
+            given::<Document>([]).when(store(faulty)).then_refused("VALIDATION_FAILED");
+        }
+    }
+
+    #[test]
+    fn stored_events_keep_their_shape() {
+        let text = format!(
+            r#"{{"DocumentStored":{{"document_id":"{0}","kind":"lease_agreement","media_type":"application/pdf","size":5,"sha256":"{1}","lease_id":"{0}","expires_on":"2026-01-01","supersedes":"{0}"}}}}"#,
+            Uuid::nil(),
+            "0".repeat(64)
+        );
+        golden::<DocumentEvent>(DocumentEvent::NAMES, &[&text]);
+    }
+}

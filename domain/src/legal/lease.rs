@@ -643,16 +643,8 @@ impl Aggregate for Lease {
     fn apply(&mut self, event: LeaseEvent) {
         if let LeaseEvent::LeaseDrafted { lease_id, terms, place } = event {
             let state = LeaseState::Draft;
-            self.drafted = Some(Drafted {
-                lease_id,
-                terms,
-                place,
-                state,
-                sent: None,
-                send_refusal: None,
-                version: 0,
-                failure: None,
-            });
+            self.drafted =
+                Some(Drafted { lease_id, terms, place, state, sent: None, send_refusal: None, version: 0, failure: None });
             return;
         }
         let Some(lease) = self.drafted.as_mut() else { return };

@@ -21,14 +21,10 @@ pub fn steps(event: &LeaseEvent) -> &'static [ProcessStep] {
         LeaseEvent::LeaseDeclined { .. } => &[ProcessStep::ReleaseReservation],
         LeaseEvent::LeaseVoided { was, .. } => match was {
             LeaseState::Sent => &[ProcessStep::ReleaseReservation],
-            LeaseState::Signed => {
-                &[ProcessStep::ReleaseReservation, ProcessStep::ReverseCharges, ProcessStep::CloseLedger]
+            LeaseState::Signed => &[ProcessStep::ReleaseReservation, ProcessStep::ReverseCharges, ProcessStep::CloseLedger],
+            LeaseState::Draft | LeaseState::Sending | LeaseState::Active | LeaseState::Terminated | LeaseState::Voided => {
+                &[]
             }
-            LeaseState::Draft
-            | LeaseState::Sending
-            | LeaseState::Active
-            | LeaseState::Terminated
-            | LeaseState::Voided => &[],
         },
         LeaseEvent::LeaseActivated { .. } => &[ProcessStep::StartOccupancy],
         LeaseEvent::LeaseTerminated { .. } => &[ProcessStep::EndOccupancy],
@@ -98,18 +94,19 @@ pub fn command_for(step: ProcessStep, event: &LeaseEvent, refusal: Option<&Refus
     let legal = |command| Some(StepCommand::Legal(lease_id, command));
     let finances = |command| Some(StepCommand::Finances(lease_id, command));
     match step {
-        ProcessStep::ReserveUnit => {
-            units(UnitCommand::ReserveUnit { lease_id, from: outline.from, to: outline.to, parties: outline.tenants.clone() })
-        }
+        ProcessStep::ReserveUnit => units(UnitCommand::ReserveUnit {
+            lease_id,
+            from: outline.from,
+            to: outline.to,
+            parties: outline.tenants.clone(),
+        }),
         ProcessStep::ReleaseReservation => units(UnitCommand::ReleaseReservation { lease_id }),
         ProcessStep::StartOccupancy => match event {
             LeaseEvent::LeaseActivated { on, .. } => units(UnitCommand::StartOccupancy { lease_id, on: *on }),
             _ => None,
         },
         ProcessStep::EndOccupancy => match event {
-            LeaseEvent::LeaseTerminated { vacated_on, .. } => {
-                units(UnitCommand::EndOccupancy { lease_id, on: *vacated_on })
-            }
+            LeaseEvent::LeaseTerminated { vacated_on, .. } => units(UnitCommand::EndOccupancy { lease_id, on: *vacated_on }),
             _ => None,
         },
         ProcessStep::ConfirmSent => legal(LeaseCommand::ConfirmSent),
@@ -156,4 +153,93 @@ fn charge_deposit(outline: &LeaseOutline) -> Option<LedgerCommand> {
 /// The id of a lease's deposit charge; made from the lease's, so that a repeated step posts the same charge.
 pub fn deposit_charge(lease_id: LeaseId) -> ChargeId {
     ChargeId(Uuid::new_v5(&lease_id.0, b"deposit"))
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::civil::date;
+
+    use super::*;
+    use crate::legal::{Deposit, DepositHolder};
+    use crate::{Currency, DocumentId, Money, PartyId, PropertyId, RefusalClass, Sha256};
+
+    fn outline(with_deposit: bool) -> LeaseOutline {
+        let currency = Currency::new("USD").expect("a currency");
+        let deposit = Deposit { money: Money::new(5, currency), due_on: date(2025, 1, 1), held_by: DepositHolder::Landlord };
+        LeaseOutline {
+            lease_id: LeaseId(Uuid::from_u128(1)),
+            unit_id: UnitId(Uuid::from_u128(2)),
+            property_id: PropertyId(Uuid::from_u128(3)),
+            time_zone: "UTC".into(),
+            currency,
+            from: date(2025, 1, 15),
+            to: None,
+            tenants: vec![PartyId(Uuid::from_u128(4))],
+            deposit: with_deposit.then_some(deposit),
+            late_fee_policy: None,
+        }
+    }
+
+    fn events(with_deposit: bool) -> Vec<LeaseEvent> {
+        let outline = || outline(with_deposit);
+        let sha = Sha256::of(b"x");
+        let mut events = vec![
+            LeaseEvent::LeaseSendRequested {
+                document_id: DocumentId(Uuid::nil()),
+                document_sha256: sha,
+                signers: vec![],
+                outline: outline(),
+            },
+            LeaseEvent::LeaseSigned { version: 1, terms_hash: sha, signed_on: date(2025, 1, 1), outline: outline() },
+            LeaseEvent::LeaseDeclined { party_id: PartyId(Uuid::nil()), reason: None, outline: outline() },
+            LeaseEvent::LeaseActivated { on: date(2025, 1, 15), outline: outline() },
+            LeaseEvent::LeaseTerminated { vacated_on: date(2025, 6, 1), outline: outline() },
+        ];
+        let voided = |was| LeaseEvent::LeaseVoided { reason: "x".into(), was, outline: outline() };
+        events.extend(LeaseState::ALL.map(voided));
+        events
+    }
+
+    #[test]
+    fn every_step_that_can_follow_has_a_command() {
+        let refusal = Refusal::new(RefusalClass::Conflict, "UNIT_NOT_AVAILABLE", "taken");
+        for event in events(true).into_iter().chain(events(false)) {
+            let mut open: Vec<ProcessStep> = steps(&event).to_vec();
+            let mut seen = Vec::new();
+            while let Some(step) = open.pop() {
+                assert!(command_for(step, &event, Some(&refusal)).is_some(), "{step:?} after {event:?}");
+                seen.push(step);
+                if let AfterRefusal::Instead(others) = after_refusal(step, &refusal.code) {
+                    open.extend(others.iter().filter(|other| !seen.contains(other)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_draft_that_is_voided_leaves_nothing_to_undo() {
+        let voided = LeaseEvent::LeaseVoided { reason: "x".into(), was: LeaseState::Draft, outline: outline(true) };
+        assert!(steps(&voided).is_empty());
+    }
+
+    #[test]
+    fn a_unit_that_is_taken_refuses_the_send() {
+        let event = &events(true)[0];
+        let taken = Refusal::new(RefusalClass::Conflict, "UNIT_NOT_AVAILABLE", "taken");
+        let AfterRefusal::Instead(&[step]) = after_refusal(ProcessStep::ReserveUnit, &taken.code) else {
+            panic!("the send is refused")
+        };
+        let command = command_for(step, event, Some(&taken));
+        let expected = LeaseCommand::RefuseSend { refusal: taken };
+        assert_eq!(command, Some(StepCommand::Legal(LeaseId(Uuid::from_u128(1)), expected)));
+    }
+
+    #[test]
+    fn a_repeated_deposit_step_posts_the_same_charge() {
+        let event = &events(true)[1];
+        let command = command_for(ProcessStep::ChargeDeposit, event, None);
+        assert_eq!(command, command_for(ProcessStep::ChargeDeposit, event, None));
+        assert_eq!(after_refusal(ProcessStep::ChargeDeposit, "DUPLICATE_CHARGE"), AfterRefusal::Continue);
+        assert_eq!(steps(&events(false)[1]), [ProcessStep::OpenLedger]);
+    }
 }

@@ -187,7 +187,8 @@ impl PartyDetails {
 
 fn check_email(pointer: &'static str, email: &str) -> Result<(), Fault> {
     text(pointer, email, 254)?;
-    let plausible = matches!(email.split_once('@'), Some((local, host)) if !local.is_empty() && !host.is_empty() && !host.contains('@'));
+    let plausible =
+        matches!(email.split_once('@'), Some((local, host)) if !local.is_empty() && !host.is_empty() && !host.contains('@'));
     match plausible && !email.contains(char::is_whitespace) {
         true => Ok(()),
         false => Err(Fault::new(pointer, "must be an e-mail address")),
@@ -211,9 +212,18 @@ pub enum PartyCommand {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum PartyEvent {
-    PartyRegistered { party_id: PartyId, kind: PartyKind, roles: BTreeSet<PartyRole>, personal: Personal<PartyDetails> },
+    PartyRegistered {
+        party_id: PartyId,
+        kind: PartyKind,
+        roles: BTreeSet<PartyRole>,
+        personal: Personal<PartyDetails>,
+    },
     /// Carries the whole new personal part: an old one can then be forgotten with its key.
-    PartyUpdated { party_id: PartyId, roles: BTreeSet<PartyRole>, personal: Personal<PartyDetails> },
+    PartyUpdated {
+        party_id: PartyId,
+        roles: BTreeSet<PartyRole>,
+        personal: Personal<PartyDetails>,
+    },
 }
 
 event_names!(PartyEvent: PartyRegistered, PartyUpdated);
@@ -353,5 +363,117 @@ impl Aggregate for Party {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::civil::date;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::testing::{Given, given, golden};
+
+    type Spoil = Box<dyn Fn(&mut PartyDetails)>;
+
+    fn ana() -> PartyDetails {
+        PartyDetails {
+            names: Names { full: "Ana Gómez".into(), given: Some("Ana".into()), family: Some("Gómez".into()) },
+            birth_date: Some(date(1990, 5, 1)),
+            tax_id: Some("123-45-6789".into()),
+            emails: vec!["ana@example.org".into()],
+            phones: vec!["+1 (212) 555-0100".into()],
+            address: None,
+            emergency_contact: None,
+        }
+    }
+
+    fn register(kind: PartyKind, personal: PartyDetails) -> PartyCommand {
+        let roles = BTreeSet::from([PartyRole::Tenant]);
+        PartyCommand::RegisterParty { party_id: PartyId(Uuid::from_u128(1)), kind, roles, personal }
+    }
+
+    fn registered() -> Given<Party> {
+        given::<Party>([]).when(register(PartyKind::Person, ana())).accepted()
+    }
+
+    fn update(json: &str) -> PartyCommand {
+        PartyCommand::UpdateParty(serde_json::from_str(json).expect("a patch"))
+    }
+
+    #[test]
+    fn malformed_details_are_refused_field_by_field() {
+        let faulty: Vec<(&str, Spoil)> = vec![
+            ("/names/full", Box::new(|ana| ana.names.full = String::new())),
+            ("/birth_date", Box::new(|ana| ana.birth_date = Some(date(1492, 1, 1)))),
+            ("/tax_id", Box::new(|ana| ana.tax_id = Some("x".repeat(51)))),
+            ("/emails", Box::new(|ana| ana.emails = vec!["ana".into()])),
+            ("/emails", Box::new(|ana| ana.emails = vec!["ana@example.org".into(); 11])),
+            ("/phones", Box::new(|ana| ana.phones = vec!["call me".into()])),
+        ];
+        for (pointer, spoil) in faulty {
+            let mut details = ana();
+            spoil(&mut details);
+            let error = given::<Party>([]).when(register(PartyKind::Person, details)).then_refused("VALIDATION_FAILED");
+            assert_eq!(error.pointer(), Some(pointer));
+        }
+        given::<Party>([]).when(register(PartyKind::Company, ana())).then_refused("VALIDATION_FAILED");
+    }
+
+    #[test]
+    fn a_party_is_registered_once_and_before_it_is_updated() {
+        registered().when(register(PartyKind::Person, ana())).then_refused("PARTY_EXISTS");
+        given::<Party>([]).when(update("{}")).then_refused("NOT_FOUND");
+        registered().when(update(r#"{"roles":[]}"#)).then_refused("VALIDATION_FAILED");
+    }
+
+    #[test]
+    fn an_erased_party_cannot_be_updated() {
+        let erased = PartyEvent::PartyRegistered {
+            party_id: PartyId(Uuid::from_u128(1)),
+            kind: PartyKind::Person,
+            roles: BTreeSet::from([PartyRole::Tenant]),
+            personal: Personal(None),
+        };
+        given::<Party>([erased]).when(update(r#"{"tax_id":"1"}"#)).then_refused("PARTY_ERASED");
+    }
+
+    #[test]
+    fn a_patch_keeps_what_it_does_not_name_and_removes_what_it_nulls() {
+        let after = PartyDetails { tax_id: None, emails: vec!["a@b.c".into()], ..ana() };
+        let roles = BTreeSet::from([PartyRole::Tenant]);
+        let (party_id, personal) = (PartyId(Uuid::from_u128(1)), after.into());
+        registered().when(update(r#"{"tax_id":null,"emails":["a@b.c"]}"#)).then([PartyEvent::PartyUpdated {
+            party_id,
+            roles,
+            personal,
+        }]);
+        registered().when(update("{}")).then_nothing();
+        assert!(serde_json::from_str::<PartyPatch>(r#"{"shoe_size":1}"#).is_err());
+    }
+
+    #[test]
+    fn a_person_is_never_printed() {
+        let outcome = given::<Party>([]).when(register(PartyKind::Person, ana())).outcome;
+        let printed = format!("{outcome:?} {:?} {:?}", register(PartyKind::Person, ana()), update(r#"{"tax_id":"123"}"#));
+        for secret in ["Ana", "Gómez", "example.org", "555", "123", "1990"] {
+            assert!(!printed.contains(secret), "{secret} in {printed}");
+        }
+    }
+
+    #[test]
+    fn stored_events_keep_their_shape() {
+        let id = Uuid::nil();
+        let personal = r#"{"names":{"full":"Ana Gómez","given":"Ana","family":"Gómez"},"birth_date":"1990-05-01","tax_id":"1","emails":["a@b.c"],"phones":["1"],"address":{"line1":"1 Main St","line2":"2B","city":"Albany","region":"NY","postal_code":"12207","country":"US"},"emergency_contact":{"name":"Eva","phone":"2","relation":"sister"}}"#;
+        golden::<PartyEvent>(
+            PartyEvent::NAMES,
+            &[
+                &format!(
+                    r#"{{"PartyRegistered":{{"party_id":"{id}","kind":"person","roles":["tenant","vendor"],"personal":{personal}}}}}"#
+                ),
+                &format!(r#"{{"PartyUpdated":{{"party_id":"{id}","roles":["owner"],"personal":{personal}}}}}"#),
+                &format!(r#"{{"PartyUpdated":{{"party_id":"{id}","roles":["owner"],"personal":null}}}}"#),
+            ],
+        );
     }
 }

@@ -202,3 +202,71 @@ impl Aggregate for LeaseProcess {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{given, golden};
+
+    fn record(trigger: u128, outcome: StepOutcome) -> ProcessCommand {
+        ProcessCommand::RecordStep {
+            lease_id: LeaseId(Uuid::from_u128(1)),
+            trigger: Uuid::from_u128(trigger),
+            step: ProcessStep::ReserveUnit,
+            outcome,
+        }
+    }
+
+    fn stuck(attempts: u32) -> ProcessCommand {
+        ProcessCommand::MarkStuck {
+            lease_id: LeaseId(Uuid::from_u128(1)),
+            trigger: Uuid::from_u128(7),
+            step: ProcessStep::ReserveUnit,
+            reason: "units is not reachable".into(),
+            attempts,
+        }
+    }
+
+    #[test]
+    fn a_step_has_one_outcome_for_each_event() {
+        let done = || given::<LeaseProcess>([]).when(record(7, StepOutcome::Done)).accepted();
+        done().when(record(7, StepOutcome::NotNeeded)).then_refused("STEP_OUTCOME_CONFLICT");
+        done().when(record(7, StepOutcome::Done)).then_nothing();
+        done().when(record(8, StepOutcome::NotNeeded)).accepted();
+    }
+
+    #[test]
+    fn a_stuck_step_is_told_once_and_its_outcome_unsticks_it() {
+        let waiting = || given::<LeaseProcess>([]).when(stuck(5)).accepted();
+        waiting().when(stuck(6)).then_nothing();
+        waiting().when(record(7, StepOutcome::Done)).accepted().when(stuck(7)).then_nothing();
+        let mut state = LeaseProcess::default();
+        let at = Moment { now: crate::testing::instant("2025-01-01T00:00:00Z") };
+        for command in [stuck(5), record(7, StepOutcome::Done)] {
+            let events = state.decide(&command, &at).expect("accepted");
+            events.into_iter().for_each(|event| state.apply(event));
+            assert_eq!(state.stuck().is_some(), matches!(command, ProcessCommand::MarkStuck { .. }));
+        }
+        assert_eq!(state.recorded(Uuid::from_u128(7), ProcessStep::ReserveUnit), Some(&StepOutcome::Done));
+        assert_eq!(state.recorded(Uuid::from_u128(8), ProcessStep::ReserveUnit), None);
+    }
+
+    #[test]
+    fn stored_events_keep_their_shape() {
+        let id = Uuid::nil();
+        golden::<ProcessEvent>(
+            ProcessEvent::NAMES,
+            &[
+                &format!(
+                    r#"{{"StepRecorded":{{"lease_id":"{id}","trigger":"{id}","step":"reserve_unit","outcome":{{"refused":{{"code":"UNIT_NOT_AVAILABLE","class":"conflict","message":"taken"}}}}}}}}"#
+                ),
+                &format!(
+                    r#"{{"StepRecorded":{{"lease_id":"{id}","trigger":"{id}","step":"flag_activation_failed","outcome":"not_needed"}}}}"#
+                ),
+                &format!(
+                    r#"{{"StepStuck":{{"lease_id":"{id}","trigger":"{id}","step":"start_occupancy","reason":"x","attempts":5}}}}"#
+                ),
+            ],
+        );
+    }
+}

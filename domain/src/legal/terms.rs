@@ -280,7 +280,7 @@ impl LeaseTerms {
             if fixed_bp.is_some() == index.is_some() {
                 malformed("/escalation", "must be either fixed_bp or an index")?;
             }
-            if fixed_bp.into_iter().chain(cap_bp).any(|bp| *bp > 100_000) {
+            if fixed_bp.iter().chain(cap_bp).any(|bp| *bp > 100_000) {
                 malformed("/escalation", "shares are basis points, at most 100000")?;
             }
         }

@@ -11,8 +11,8 @@ use super::{ReportFormat, ReportKind, ReportParams, ReportQueue};
 use crate::events::event_names;
 use crate::fault::{cut, text};
 use crate::{
-    Aggregate, AggregateKind, Context, Decide, Fact, Fault, Moment, RefusalClass, Refused, ReportId, Sha256, UserId,
-    bridge, today_in,
+    Aggregate, AggregateKind, Context, Decide, Fact, Fault, Moment, RefusalClass, Refused, ReportId, Sha256, UserId, bridge,
+    today_in,
 };
 
 /// Attempts that may fail before a report is dead.
@@ -72,10 +72,20 @@ pub struct NewReport {
 #[derive(Clone, Debug, PartialEq)]
 pub enum ReportCommand {
     RequestReport(NewReport),
-    StartAttempt { worker: String },
-    CompleteReport { sha256: Sha256, size: u64, media_type: String },
+    StartAttempt {
+        worker: String,
+    },
+    CompleteReport {
+        sha256: Sha256,
+        size: u64,
+        media_type: String,
+    },
     /// `attempt` is the one that failed: a word from an attempt that was given up meanwhile changes nothing.
-    FailAttempt { attempt: u32, reason: String, retryable: bool },
+    FailAttempt {
+        attempt: u32,
+        reason: String,
+        retryable: bool,
+    },
     CancelReport,
 }
 

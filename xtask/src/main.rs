@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 use xtask::stack::{Options, Stack};
 use xtask::workspace::Profile;
-use xtask::{packages, test, tidy};
+use xtask::{packages, servers, test, tidy};
 
 /// How often the running stack is looked over for crashed parts.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
@@ -146,10 +146,16 @@ async fn stack_up(options: &Options) -> Result<bool> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let options = options.clone();
-    // Signals are listened to from here on: one that comes while things start is obeyed as soon as they have.
-    let starting = tokio::task::spawn_blocking(move || Stack::start(&options));
-    let mut stack = starting.await.context("starting panicked")??;
-    describe(&stack);
+    let demo = options.demo;
+    let mut starting = tokio::task::spawn_blocking(move || Stack::start(&options));
+    // A signal that comes while things start makes them give up; what had been started is stopped again.
+    let started = tokio::select! {
+        started = &mut starting => started,
+        _ = interrupt.recv() => { servers::interrupt_starts(); starting.await }
+        _ = terminate.recv() => { servers::interrupt_starts(); starting.await }
+    };
+    let mut stack = started.context("starting panicked")??;
+    describe(&stack, demo);
     let mut watch = tokio::time::interval(WATCH_EVERY);
     let mut said = Vec::new();
     let mut healthy = true;
@@ -173,12 +179,15 @@ async fn stack_up(options: &Options) -> Result<bool> {
     Ok(healthy)
 }
 
-fn describe(stack: &Stack) {
+fn describe(stack: &Stack, demo: bool) {
     println!("Casitas Empire, distributed: {}", stack.url());
     println!("{:<14} {:>7} {:>6}  log", "part", "pid", "port");
     for (name, pid, port, log) in stack.inventory() {
         let pid = pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
         println!("{name:<14} {pid:>7} {port:>6}  {}", log.display());
+    }
+    if demo {
+        println!("demo logins on loopback only: test_admin / password123");
     }
     println!("secrets and data: {}", stack.dir().display());
     println!("Ctrl-C stops everything and removes it.");

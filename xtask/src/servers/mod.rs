@@ -8,9 +8,10 @@ mod redis;
 
 use std::path::Path;
 use std::process::ExitStatus;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use rustix::process::Signal;
 
 pub use nginx::{Nginx, NginxOptions, render_templates};
@@ -20,6 +21,13 @@ pub use redis::Redis;
 
 use crate::net::wait_until;
 use crate::process::{Program, Running, find_program};
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Makes every start that waits, and every later one, give up: somebody wants us to end.
+pub fn interrupt_starts() {
+    INTERRUPTED.store(true, Ordering::Relaxed);
+}
 
 /// Are Postgres' server and tools on this machine?
 pub fn postgres_installed() -> bool {
@@ -87,6 +95,7 @@ impl Server {
         let mut running = self.program.start()?;
         let port = self.port;
         let outcome = wait_until(&format!("{} being ready", self.program.name()), bound, || {
+            ensure!(!INTERRUPTED.load(Ordering::Relaxed), "interrupted");
             if let Some(status) = running.exited()? {
                 return Err(anyhow!("{} ended while starting ({status})", self.program.name()));
             }

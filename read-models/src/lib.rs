@@ -5,10 +5,22 @@
 //! time is handed in), or keep personal data outside `party_card`.
 
 mod answer;
+pub mod available_units;
+pub mod hold_expiries;
+pub mod properties;
 mod rows;
+mod scan;
+#[cfg(test)]
+mod testing;
+mod time;
+pub mod unit_calendar;
+pub mod units;
+pub mod users;
 
 pub use answer::{Answer, Cursor, Page, PageRequest, Tag};
 pub use rows::Rows;
+pub use scan::{Look, find, scan};
+pub use time::{day_begins, earliest, next_midnight};
 
 use ports::{ModelSpec, Recorded, Result};
 
@@ -25,5 +37,29 @@ pub trait ReadModel: Send + Sync + 'static {
 
 /// Every read model, in the order operators see them.
 pub fn all() -> Vec<&'static dyn ReadModel> {
-    vec![]
+    vec![
+        &available_units::AvailableUnits,
+        &units::Units,
+        &unit_calendar::UnitCalendar,
+        &properties::Properties,
+        &users::Users,
+        &hold_expiries::HoldExpiries,
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_model_has_a_name_of_its_own_that_can_be_a_tables() {
+        let names: BTreeSet<_> = all().iter().map(|model| model.spec().name).collect();
+        assert_eq!(names.len(), all().len());
+        let is_plain = |name: &str| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        assert!(names.iter().all(|name| is_plain(name)), "{names:?}");
+        let fields = all().into_iter().flat_map(|model| model.spec().fields);
+        assert!(fields.into_iter().all(|field| field.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte.is_ascii_digit())));
+    }
 }

@@ -41,7 +41,7 @@ pub enum Amenity {
 }
 
 /// A number of bathrooms in steps of one half; counted in halves (`bathrooms_x2`), written as a JSON number (`1.5`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, ToSchema)]
 #[schema(value_type = f64, example = 1.5, minimum = 0, maximum = 50, multiple_of = 0.5)]
 pub struct Bathrooms(u8);
 

@@ -60,6 +60,10 @@ impl UnitFacts {
         })
     }
 
+    pub fn bathrooms(&self) -> Bathrooms {
+        Bathrooms::from_x2(self.bathrooms_x2).unwrap_or_default()
+    }
+
     /// Folds `UnitUpdated`; any other event changes nothing.
     pub fn update(&mut self, event: &UnitEvent) {
         let UnitEvent::UnitUpdated { unit_number, bedrooms, bathrooms_x2, area_m2, amenities } = event else {

@@ -18,6 +18,11 @@ pub struct HotWriter {
 }
 
 impl HotWriter {
+    /// With the list of available units as asked for without any parameter.
+    pub fn new(views: Arc<dyn ViewStore>, shared: Arc<dyn SharedCache>, clock: Arc<dyn Clock>) -> Self {
+        Self::of(views, shared, clock, vec![Arc::new(crate::routes::available::default_list())])
+    }
+
     pub(crate) fn of(
         views: Arc<dyn ViewStore>,
         shared: Arc<dyn SharedCache>,

@@ -4,14 +4,19 @@
 //! replica's change feed knows, and that knowledge is never older than one second; otherwise the view store answers.
 //! Must not know: drivers, the environment, how events are folded, how commands are decided.
 
+mod api;
 mod compute;
 mod entry;
 mod feed;
 mod flight;
 mod hot;
+mod key;
+mod paging;
+mod principals;
 mod query;
 mod reader;
 mod respond;
+mod routes;
 mod tiers;
 mod token;
 
@@ -20,9 +25,12 @@ mod reader_tests;
 #[cfg(test)]
 mod testing;
 
+pub use api::{QueryApi, Readiness};
 pub use entry::{Dep, Entry};
 pub use feed::{Feed, Life, ModelFacts};
 pub use hot::HotWriter;
+pub use principals::ViewPrincipals;
 pub use query::{Body, Query, Sharing};
 pub use reader::{ReadError, Reader, ReaderConfig, Served, Source, Wish};
+pub use routes::router;
 pub use token::{MinPosition, Reached};

@@ -75,3 +75,42 @@ pub fn cache_key(query: &dyn Query) -> String {
 pub(crate) fn sources(query: &dyn Query) -> Vec<(&'static str, Context)> {
     query.models().iter().map(|spec| (spec.name, spec.context)).collect()
 }
+
+/// Declares a query: its parameters, the models it reads, and the call of the read model that answers it.
+///
+/// The form is a function of [`Body`]: `json`, `page` or `found`.
+macro_rules! query {
+    ($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? }
+        as $key:literal, $sharing:ident, reads [$($spec:path),+ $(,)?],
+        $form:ident($this:ident, $snapshot:ident, $now:ident) $answer:expr
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, serde::Serialize)]
+        pub(crate) struct $name { $(pub $field: $type),* }
+
+        #[async_trait::async_trait]
+        impl $crate::query::Query for $name {
+            fn models(&self) -> &'static [&'static ports::ModelSpec] {
+                static MODELS: &[&ports::ModelSpec] = &[$(&$spec),+];
+                MODELS
+            }
+            fn key(&self) -> String {
+                $crate::key::canonical($key, self)
+            }
+            fn sharing(&self) -> $crate::query::Sharing {
+                $crate::query::Sharing::$sharing
+            }
+            async fn run(
+                &self,
+                $snapshot: &mut dyn ports::ViewSnapshot,
+                $now: domain::Timestamp,
+            ) -> ports::Result<Option<$crate::query::Body>> {
+                let $this = self;
+                // Not every answer depends on the time.
+                let _ = $now;
+                $crate::query::Body::$form($answer.await?)
+            }
+        }
+    };
+}
+pub(crate) use query;

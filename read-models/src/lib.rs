@@ -6,8 +6,16 @@
 
 mod answer;
 pub mod available_units;
+pub mod documents;
 pub mod hold_expiries;
+pub mod lease_starts;
+pub mod leases;
+pub mod ledger_lines;
+pub mod ledgers;
+pub mod party_card;
+pub mod processes;
 pub mod properties;
+pub mod reports;
 mod rows;
 mod scan;
 #[cfg(test)]
@@ -44,6 +52,14 @@ pub fn all() -> Vec<&'static dyn ReadModel> {
         &properties::Properties,
         &users::Users,
         &hold_expiries::HoldExpiries,
+        &leases::Leases,
+        &lease_starts::LeaseStarts,
+        &processes::Processes,
+        &party_card::PartyCard,
+        &documents::Documents,
+        &ledgers::Ledgers,
+        &ledger_lines::LedgerLines,
+        &reports::Reports,
     ]
 }
 
@@ -60,6 +76,11 @@ mod tests {
         let is_plain = |name: &str| name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
         assert!(names.iter().all(|name| is_plain(name)), "{names:?}");
         let fields = all().into_iter().flat_map(|model| model.spec().fields);
-        assert!(fields.into_iter().all(|field| field.name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte.is_ascii_digit())));
+        assert!(
+            fields.into_iter().all(|field| field
+                .name
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte.is_ascii_digit()))
+        );
     }
 }

@@ -306,7 +306,7 @@ impl Refused for LeaseError {
             Self::NotASigner { .. } => "NOT_A_SIGNER",
             Self::AlreadySigned { .. } => "ALREADY_SIGNED",
             Self::SignedTermsMismatch { .. } => "SIGNED_TERMS_MISMATCH",
-            Self::NotStarted { .. } => "LEASE_NOT_STARTED",
+            Self::NotStarted { .. } => "NOT_STARTED",
             Self::DepositUnpaid => "DEPOSIT_UNPAID",
         }
     }

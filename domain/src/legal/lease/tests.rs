@@ -253,7 +253,7 @@ fn a_signature_cannot_be_of_the_future() {
 #[test]
 fn a_lease_does_not_start_before_its_first_day_in_its_own_zone() {
     // 04:59 UTC on the 15th is still the 14th in New York.
-    signed().at("2025-01-15T04:59:59Z").when(activate(None)).then_refused("LEASE_NOT_STARTED");
+    signed().at("2025-01-15T04:59:59Z").when(activate(None)).then_refused("NOT_STARTED");
     signed().at("2025-01-15T05:00:00Z").when(activate(None)).accepted();
 }
 

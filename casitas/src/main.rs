@@ -1,1 +1,246 @@
-fn main() {}
+//! `casitas`: the only product binary. Without a subcommand it serves everything in one process on SQLite.
+
+mod config;
+mod demo;
+mod exit;
+mod openapi;
+mod operator;
+mod ops;
+mod output;
+mod platform;
+mod roles;
+mod secrets;
+mod socket;
+mod telemetry;
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use adapters::postgres::{Databases, PostgresServer, RolePasswords, migrate};
+use anyhow::{Context, Result};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use tokio::sync::mpsc;
+
+use config::Settings;
+use operator::{Operator, Users, Verb};
+use output::{Output, Printer};
+use platform::{Platform, Role};
+use secrets::{Readable, Secrets};
+
+/// Rental management, event-sourced: `casitas` alone serves everything in one process on SQLite.
+#[derive(Parser)]
+#[command(name = "casitas", version, arg_required_else_help = false)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    settings: Settings,
+    /// Load the demo data into an empty store and allow the demo logins (with `serve`).
+    #[arg(long, global = true)]
+    demo: bool,
+    /// How rows are shown; a table on a terminal, ndjson into a pipe.
+    #[arg(short, long, value_enum, global = true)]
+    output: Option<Output>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Everything in one process, on SQLite (what a bare `casitas` does).
+    Serve,
+    /// Answer command POSTs (distributed).
+    CommandApi,
+    /// Answer cached GETs (distributed).
+    QueryApi,
+    /// Follow the logs: projections, policies, timers, job dispatch (distributed).
+    Projector,
+    /// Render reports (distributed).
+    ReportWorker,
+    /// Make or update databases, roles, tables (distributed; logs in as the owner).
+    Migrate,
+    /// The secrets of a distributed system.
+    #[command(subcommand)]
+    Secrets(SecretsVerb),
+    /// Fill a store.
+    #[command(subcommand)]
+    Seed(SeedVerb),
+    /// Print the OpenAPI document.
+    Openapi,
+    #[command(flatten)]
+    Operator(Verb),
+}
+
+#[derive(Subcommand)]
+enum SecretsVerb {
+    /// Make every secret that is not there yet, at random, one file each.
+    Init {
+        folder: PathBuf,
+        /// 0640 instead of 0600.
+        #[arg(long, conflicts_with = "world_readable")]
+        group_readable: bool,
+        /// 0644: for containers with users of their own, on a volume that nobody else sees.
+        #[arg(long)]
+        world_readable: bool,
+        /// Where the servers see the folder, when elsewhere.
+        #[arg(long, env = "CASITAS_SECRETS_MOUNT")]
+        mount: Option<PathBuf>,
+    },
+}
+
+#[derive(Subcommand)]
+enum SeedVerb {
+    /// A believable portfolio and the demo logins, into an empty store.
+    Demo {
+        #[arg(long, default_value_t = 300)]
+        units: u32,
+        /// Years of ledgers.
+        #[arg(long, default_value_t = 3)]
+        years: u32,
+        /// The same seed gives the same data.
+        #[arg(long, default_value_t = 42)]
+        seed: u64,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = match parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return ExitCode::from(2);
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the runtime cannot start: {error}");
+            return ExitCode::from(exit::FAILED);
+        }
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(code_of(&error))
+        }
+    }
+}
+
+fn parse() -> Result<Cli> {
+    let command = config::with_file(Cli::command(), Path::new("casitas.toml"))?;
+    let matches = command.get_matches();
+    Ok(Cli::from_arg_matches(&matches)?)
+}
+
+/// A folder that another process holds is a conflict; anything else failed.
+fn code_of(error: &anyhow::Error) -> u8 {
+    let held = format!("{error:#}").contains("another casitas holds") || error.is::<demo::NotEmpty>();
+    if held { exit::CONFLICT } else { exit::FAILED }
+}
+
+async fn run(cli: Cli) -> Result<u8> {
+    let settings = cli.settings;
+    telemetry::init_logs(&settings)?;
+    match cli.command {
+        None | Some(Command::Serve) => {
+            let demo = cli.demo.then(demo::Plan::default);
+            roles::serve(&settings, demo).await?;
+        }
+        Some(Command::CommandApi) => roles::command_api(&settings).await?,
+        Some(Command::QueryApi) => roles::query_api(&settings).await?,
+        Some(Command::Projector) => roles::projector_role(&settings).await?,
+        Some(Command::ReportWorker) => roles::report_worker_role(&settings).await?,
+        Some(Command::Migrate) => migrate_all(&settings).await?,
+        Some(Command::Secrets(SecretsVerb::Init { folder, group_readable, world_readable, mount })) => {
+            let readable = match (group_readable, world_readable) {
+                (true, _) => Readable::Group,
+                (_, true) => Readable::World,
+                _ => Readable::Owner,
+            };
+            let made = secrets::init(&folder, readable, mount.as_deref())?;
+            match made.len() {
+                0 => eprintln!("{}: every secret was there already", folder.display()),
+                count => eprintln!("{}: made {count} secrets", folder.display()),
+            }
+        }
+        Some(Command::Seed(SeedVerb::Demo { units, years, seed })) => {
+            seed_demo(&settings, demo::Plan { units, years, seed }).await?;
+        }
+        Some(Command::Openapi) => println!("{}", openapi::document().to_pretty_json()?),
+        Some(Command::Operator(verb)) => return operate(&settings, verb, cli.output).await,
+    }
+    Ok(exit::OK)
+}
+
+async fn migrate_all(settings: &Settings) -> Result<()> {
+    let address = settings.postgres.as_deref().context("set CASITAS_POSTGRES: host:port of Postgres (embedded stores migrate themselves)")?;
+    let secrets = Secrets::at(settings.secrets_dir.clone().context("set CASITAS_SECRETS_DIR: the folder of `casitas secrets init`")?);
+    let chained = |error: ports::Error| anyhow::anyhow!("{}", error.chain());
+    let owner = PostgresServer::new(address, "casitas_owner", &secrets.read("postgres_password")?).map_err(chained)?;
+    let passwords = RolePasswords {
+        command: secrets.read("db_command")?,
+        query: secrets.read("db_query")?,
+        projector: secrets.read("db_projector")?,
+        worker: secrets.read("db_worker")?,
+    };
+    migrate(&owner, &passwords, &Databases::all()).await.map_err(chained)?;
+    eprintln!("the databases on {address} are up to date");
+    Ok(())
+}
+
+/// Distributed, the projector runs elsewhere; embedded, it runs here for as long as the seeding takes.
+async fn seed_demo(settings: &Settings, plan: demo::Plan) -> Result<()> {
+    let platform = Platform::open(settings, Role::Operator).await?;
+    let handler = platform.handler()?;
+    let shutdown = tokio_util::sync::CancellationToken::new();
+    let projector = (!platform.distributed)
+        .then(|| roles::projector(&platform, settings, handler.clone()))
+        .transpose()?
+        .map(|projector| tokio::spawn(projector.run(shutdown.clone())));
+    let summary = demo::seed(&platform, &handler, &plan, demo::show_progress).await;
+    shutdown.cancel();
+    if let Some(projector) = projector {
+        projector.await?;
+    }
+    println!("demo data loaded: {}", summary?);
+    Ok(())
+}
+
+async fn operate(settings: &Settings, mut verb: Verb, output: Option<Output>) -> Result<u8> {
+    if let Verb::Users(Users::Add { password, .. }) = &mut verb {
+        *password = Some(read_password()?);
+    }
+    let streaming = matches!(verb, Verb::Events(operator::Events::Tail { .. }));
+    let mut printer = Printer::new(output, streaming);
+    if !settings.is_distributed()
+        && let Some(exit) = socket::ask(&settings.data_dir, &verb, |row| printer.row(row)).await?
+    {
+        printer.finish();
+        return Ok(exit);
+    }
+    let platform = Platform::open(settings, Role::Operator).await?;
+    let handler = match verb {
+        Verb::Users(_) => Some(platform.handler()?),
+        _ => None,
+    };
+    let (rows, mut waiting) = mpsc::channel(64);
+    let operator = Operator::new(platform, handler, None);
+    let work = tokio::spawn(async move { operator.run(verb, rows).await });
+    while let Some(row) = waiting.recv().await {
+        printer.row(row);
+    }
+    printer.finish();
+    work.await?
+}
+
+/// From the terminal, or the first line of standard input.
+fn read_password() -> Result<String> {
+    let stdin = std::io::stdin();
+    if stdin.is_terminal() {
+        eprint!("password (at least 12 characters; shown as you type): ");
+        std::io::stderr().flush()?;
+    }
+    let mut line = String::new();
+    stdin.lock().read_line(&mut line).context("the password cannot be read from standard input")?;
+    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+}

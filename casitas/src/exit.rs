@@ -1,0 +1,8 @@
+//! Exit codes, as interfaces.md lists them.
+
+pub const OK: u8 = 0;
+pub const FAILED: u8 = 1;
+pub const NOT_FOUND: u8 = 4;
+pub const CONFLICT: u8 = 5;
+pub const CHECK_FAILED: u8 = 6;
+pub const DEPENDENCY_DOWN: u8 = 7;

@@ -1,0 +1,68 @@
+//! How rows are shown: a table for people, JSON for programs.
+
+use std::io::{IsTerminal, Write};
+
+use clap::ValueEnum;
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use serde_json::Value;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Columns, for people.
+    Table,
+    /// One JSON array.
+    Json,
+    /// One JSON object a line.
+    Ndjson,
+}
+
+/// Collects rows and shows them; ndjson at once, the others at the end.
+pub struct Printer {
+    output: Output,
+    rows: Vec<Value>,
+}
+
+impl Printer {
+    /// A table on a terminal, ndjson into a pipe, unless it was said.
+    pub fn new(output: Option<Output>, streaming: bool) -> Self {
+        let fallback = if std::io::stdout().is_terminal() && !streaming { Output::Table } else { Output::Ndjson };
+        Self { output: output.unwrap_or(if streaming { Output::Ndjson } else { fallback }), rows: vec![] }
+    }
+
+    pub fn row(&mut self, row: Value) {
+        match self.output {
+            Output::Ndjson => {
+                // A closed pipe ends the program quietly, as `head` expects.
+                if writeln!(std::io::stdout(), "{row}").is_err() {
+                    std::process::exit(0);
+                }
+            }
+            Output::Table | Output::Json => self.rows.push(row),
+        }
+    }
+
+    pub fn finish(self) {
+        let text = match self.output {
+            Output::Ndjson => return,
+            Output::Json => serde_json::to_string_pretty(&self.rows).unwrap_or_default(),
+            Output::Table => table(&self.rows),
+        };
+        let _ = writeln!(std::io::stdout(), "{text}");
+    }
+}
+
+fn table(rows: &[Value]) -> String {
+    let Some(Value::Object(first)) = rows.first() else { return "nothing to show".into() };
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    table.set_header(first.keys().map(|name| name.to_uppercase()));
+    for row in rows {
+        table.add_row(first.keys().map(|name| match &row[name] {
+            Value::Null => String::new(),
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        }));
+    }
+    table.to_string()
+}

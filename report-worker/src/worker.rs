@@ -198,11 +198,11 @@ impl Worker {
             }
         };
         drop(slot);
-        let outcome = match &verdict {
+        let outcome: &'static str = match &verdict {
             Verdict::Done(outcome) | Verdict::Dead(outcome) => outcome,
             Verdict::Again { .. } => "again",
         };
-        metrics::counter!("casitas_jobs_total", "queue" => queue, "outcome" => *outcome).increment(1);
+        metrics::counter!("casitas_jobs_total", "queue" => queue, "outcome" => outcome).increment(1);
         tracing::info!(report.id = %delivery.report_id, queue, outcome, "a job ended");
         let report_id = delivery.report_id;
         let settled = match verdict {

@@ -10,35 +10,46 @@ use serde_json::json;
 use super::Rendered;
 use crate::Order;
 
-/// Writes rows whose fields stand in the order of `columns`.
-pub(super) fn document<R: Serialize>(order: &Order, columns: &[&str], rows: &[R]) -> Result<Rendered> {
+/// One row: its fields are the JSON, its cells the CSV.
+pub(super) trait Line: Serialize {
+    const COLUMNS: &'static [&'static str];
+    /// As many as there are columns.
+    fn cells(&self) -> Vec<String>;
+}
+
+pub(super) fn document<L: Line>(order: &Order, lines: &[L]) -> Result<Rendered> {
     let bytes = match order.format {
-        ReportFormat::Csv => csv(columns, rows)?,
-        ReportFormat::Json => json_document(order, rows)?,
+        ReportFormat::Csv => csv(lines)?,
+        ReportFormat::Json => json_document(order, lines)?,
     };
     Ok(Rendered { bytes: Bytes::from(bytes), media_type: order.format.media_type() })
 }
 
-fn csv<R: Serialize>(columns: &[&str], rows: &[R]) -> Result<Vec<u8>> {
-    let failed = |error: csv::Error| Error::corrupt(format!("a row cannot be written as CSV: {error}"));
-    // The header is written by hand: an empty report has one too.
-    let mut writer = csv::WriterBuilder::new().has_headers(false).terminator(csv::Terminator::CRLF).from_writer(Vec::new());
-    writer.write_record(columns).map_err(failed)?;
-    for row in rows {
-        writer.serialize(row).map_err(failed)?;
+/// RFC 4180, with a header also when there are no lines.
+fn csv<L: Line>(lines: &[L]) -> Result<Vec<u8>> {
+    let failed = |error: csv::Error| Error::corrupt(format!("a line cannot be written as CSV: {error}"));
+    let mut writer = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(Vec::new());
+    writer.write_record(L::COLUMNS).map_err(failed)?;
+    for line in lines {
+        writer.write_record(line.cells()).map_err(failed)?;
     }
     writer.into_inner().map_err(|error| Error::corrupt(format!("CSV cannot be written: {error}")))
 }
 
-fn json_document<R: Serialize>(order: &Order, rows: &[R]) -> Result<Vec<u8>> {
+fn json_document<L: Line>(order: &Order, lines: &[L]) -> Result<Vec<u8>> {
     let document = json!({
         "kind": order.kind,
         "as_of": order.as_of,
         "positions": order.positions,
         "lease_id": order.params.lease_id,
-        "rows": rows,
+        "lines": lines,
     });
     serde_json::to_vec_pretty(&document).map_err(|error| Error::corrupt(format!("a report cannot be written as JSON: {error}")))
+}
+
+/// An optional value as a cell: empty when there is none.
+pub(super) fn cell<T: ToString>(value: &Option<T>) -> String {
+    value.as_ref().map(T::to_string).unwrap_or_default()
 }
 
 /// The exact decimal with as many digits as the currency has: 929.03, 77419, 1.005.
@@ -61,9 +72,19 @@ mod tests {
         assert_eq!(decimal(1_005, "KWD"), "1.005");
     }
 
+    #[derive(Serialize)]
+    struct Pair(&'static str, u8);
+
+    impl Line for Pair {
+        const COLUMNS: &'static [&'static str] = &["a", "b"];
+        fn cells(&self) -> Vec<String> {
+            vec![self.0.to_owned(), self.1.to_string()]
+        }
+    }
+
     #[test]
-    fn an_empty_csv_has_its_header() {
-        assert_eq!(csv::<(u8, u8)>(&["a", "b"], &[]).expect("written"), b"a,b\r\n");
-        assert_eq!(csv(&["a", "b"], &[("x,\"y", 1)]).expect("written"), b"a,b\r\n\"x,\"\"y\",1\r\n");
+    fn csv_quotes_what_needs_it_and_has_a_header_when_empty() {
+        assert_eq!(csv::<Pair>(&[]).expect("written"), b"a,b\r\n");
+        assert_eq!(csv(&[Pair("x,\"y", 1)]).expect("written"), b"a,b\r\n\"x,\"\"y\",1\r\n");
     }
 }

@@ -1,0 +1,82 @@
+//! The statement of ledgers (finances): what was charged and paid on each, and what is owed since when.
+
+use async_trait::async_trait;
+use domain::reports::ReportKind;
+use domain::{Context, Currency, Date, LeaseId};
+use ports::{Error, ModelSpec, Result, ViewSnapshot};
+use read_models::ledger_lines::{self, LedgerBalance, book};
+use read_models::ledgers::{self, LedgerHead, ledgers_at};
+use serde::Serialize;
+
+use super::document::{Line, cell, decimal, document};
+use super::{Render, Rendered};
+use crate::Order;
+
+static MODELS: [&ModelSpec; 2] = [&ledgers::SPEC, &ledger_lines::SPEC];
+
+pub(super) struct LedgerStatement;
+
+#[derive(Serialize)]
+struct LedgerLine {
+    lease_id: LeaseId,
+    currency: Currency,
+    /// Amounts are exact decimals in the currency.
+    charged: String,
+    paid: String,
+    balance: String,
+    oldest_due: Option<Date>,
+}
+
+impl LedgerLine {
+    fn of(head: &LedgerHead, balance: &LedgerBalance) -> Self {
+        Self {
+            lease_id: head.lease_id,
+            currency: head.currency,
+            charged: decimal(balance.charged),
+            paid: decimal(balance.paid),
+            balance: decimal(balance.balance),
+            oldest_due: balance.oldest_due,
+        }
+    }
+}
+
+impl Line for LedgerLine {
+    const COLUMNS: &'static [&'static str] = &["lease_id", "currency", "charged", "paid", "balance", "oldest_due"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.lease_id.to_string(),
+            self.currency.to_string(),
+            self.charged.clone(),
+            self.paid.clone(),
+            self.balance.clone(),
+            cell(&self.oldest_due),
+        ]
+    }
+}
+
+#[async_trait]
+impl Render for LedgerStatement {
+    fn kind(&self) -> ReportKind {
+        ReportKind::LedgerStatement
+    }
+
+    fn models(&self) -> &'static [&'static ModelSpec] {
+        &MODELS
+    }
+
+    async fn render(&self, order: &Order, views: &mut dyn ViewSnapshot) -> Result<Rendered> {
+        let position = order.position(Context::Finances)?;
+        let mut lines = Vec::new();
+        for head in ledgers_at(views, position, order.params.lease_id).await? {
+            // One that was opened later than the business date had no balance on it.
+            if head.opened_on > order.as_of {
+                continue;
+            }
+            let book = book(views, head.lease_id, Some(position)).await?;
+            let book = book.ok_or_else(|| Error::corrupt(format!("ledger {} has no book", head.lease_id)))?;
+            lines.push(LedgerLine::of(&head, &book.balance(order.as_of)?));
+        }
+        document(order, &lines)
+    }
+}

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::http;
 use crate::net::{free_port, wait_until};
 use crate::packages;
-use crate::process::{Program, private_dir};
+use crate::process::{Program, private_dir, private_file};
 use crate::servers::{Nginx, NginxOptions, Postgres, RabbitMq, Redis, Server};
 use crate::workspace::{self, Profile};
 
@@ -97,12 +97,19 @@ impl Options {
 /// The roles in the order in which they are started; they are stopped in the opposite one.
 pub const ROLES: [&str; 5] = ["command-api", "query-1", "query-2", "projector", "report-worker"];
 
+/// The secrets that each kind of role reads, and no others: what a stolen replica does not have, nobody can take from it.
+/// docker-compose.yml gives the same to each container (a test compares the two).
+pub const ROLE_SECRETS: [(&str, &[&str]); 4] = [
+    ("command", &["db_command", "redis_command", "master.key", "jwt.pem", "jwks.json"]),
+    ("query", &["db_query", "redis_query", "jwks.json"]),
+    ("projector", &["db_projector", "redis_projector", "rabbitmq_projector", "master.key"]),
+    ("worker", &["db_worker", "redis_worker", "rabbitmq_worker", "master.key"]),
+];
+
 /// One running role of `casitas`.
 #[derive(Debug)]
 pub struct Role {
     server: Server,
-    /// Where `/livez`, `/readyz` and `/metrics` are.
-    ops_port: u16,
 }
 
 impl Role {
@@ -114,14 +121,10 @@ impl Role {
         self.server.pid()
     }
 
-    /// The public listener's; the internal one's for the roles that have no public one.
+    /// The public listener's; the internal one's for the roles that have no public one. `/livez`, `/readyz` and `/metrics`
+    /// are there.
     pub fn port(&self) -> u16 {
         self.server.port()
-    }
-
-    /// The internal listener's.
-    pub fn ops_port(&self) -> u16 {
-        self.ops_port
     }
 
     pub fn log(&self) -> &Path {
@@ -138,8 +141,7 @@ impl Role {
     /// # Errors
     /// When it ends or does not get ready; the message holds the end of its log.
     pub fn start(&mut self) -> Result<()> {
-        let ops_port = self.ops_port;
-        self.server.start_until(ROLE_READY_WITHIN, |_| Ok(is_ready(ops_port)))
+        self.server.start_until(ROLE_READY_WITHIN, |port| Ok(is_ready(port)))
     }
 
     /// Starts it without waiting until it is ready (its servers may be down).
@@ -195,7 +197,7 @@ impl Role {
 
     /// True once it answers `/readyz` with 200.
     pub fn is_ready(&self) -> bool {
-        is_ready(self.ops_port)
+        is_ready(self.port())
     }
 
     /// `Some` if it ended without being asked to.
@@ -207,8 +209,8 @@ impl Role {
     }
 }
 
-fn is_ready(ops_port: u16) -> bool {
-    http::get(ops_port, "/readyz").is_ok_and(|answer| answer.status == 200)
+fn is_ready(port: u16) -> bool {
+    http::get(port, "/readyz").is_ok_and(|answer| answer.status == 200)
 }
 
 /// The running system. Dropping it stops everything in order and removes its folder.
@@ -249,6 +251,14 @@ impl Stack {
             .args(["secrets", "init", utf8(&secrets)?])
             .env("CASITAS_SECRETS_MOUNT", utf8(&dir.join("rabbitmq"))?)
             .run()?;
+        for (kind, names) in ROLE_SECRETS {
+            private_dir(&dir.join("role-secrets").join(kind), None)?;
+            for name in names {
+                let copy = dir.join("role-secrets").join(kind).join(name);
+                let text = fs::read(secrets.join(name)).with_context(|| format!("casitas made no secret {name}"))?;
+                private_file(&copy, &text, None)?;
+            }
+        }
         let secret = |name: &str| {
             let path = secrets.join(name);
             fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
@@ -282,7 +292,7 @@ impl Stack {
 
         let mut roles = Vec::new();
         for name in ROLES {
-            let mut role = role(name, &binary, &logs, &environment, options)?;
+            let mut role = role(name, &binary, &dir, &environment, options)?;
             role.start()?;
             roles.push(role);
         }
@@ -413,23 +423,22 @@ fn working_dir(options: &Options) -> Result<(PathBuf, Option<TempDir>)> {
     Ok((temporary.path().canonicalize()?, Some(temporary)))
 }
 
-fn role(name: &str, binary: &Path, logs: &Path, environment: &[(String, String)], options: &Options) -> Result<Role> {
-    let (subcommand, public) = match name {
-        "command-api" => ("command-api", true),
-        "query-1" | "query-2" => ("query-api", true),
-        "projector" => ("projector", false),
-        "report-worker" => ("report-worker", false),
+fn role(name: &str, binary: &Path, dir: &Path, environment: &[(String, String)], options: &Options) -> Result<Role> {
+    let (subcommand, kind, public) = match name {
+        "command-api" => ("command-api", "command", true),
+        "query-1" | "query-2" => ("query-api", "query", true),
+        "projector" => ("projector", "projector", false),
+        "report-worker" => ("report-worker", "worker", false),
         other => bail!("no role {other}"),
     };
-    let ops_port = free_port()?;
-    let port = if public { free_port()? } else { ops_port };
-    let program = Program::new(name, binary, logs.join(format!("{name}.log"))).args([subcommand]);
+    let port = free_port()?;
+    let program = Program::new(name, binary, dir.join("logs").join(format!("{name}.log"))).args([subcommand]);
     let mut program = with_env(program, environment)
-        .env("CASITAS_OPS_LISTEN", format!("127.0.0.1:{ops_port}"))
+        .env("CASITAS_SECRETS_DIR", utf8(&dir.join("role-secrets").join(kind))?)
         .env("CASITAS_SERVED_BY", name);
-    if public {
-        program.set_env("CASITAS_LISTEN", format!("127.0.0.1:{port}"));
-    }
+    // The public listeners answer for themselves; the roles without one have a listener of the operator's only.
+    let listener = if public { "CASITAS_LISTEN" } else { "CASITAS_OPS_LISTEN" };
+    program.set_env(listener, format!("127.0.0.1:{port}"));
     if !options.memory_cache {
         program.set_env("CASITAS_MEMORY_CACHE", "off");
     }
@@ -439,7 +448,7 @@ fn role(name: &str, binary: &Path, logs: &Path, environment: &[(String, String)]
     if let Some(slots) = options.worker_slots {
         program.set_env("CASITAS_WORKER_SLOTS", slots.to_string());
     }
-    Ok(Role { server: Server::new(program, port, Signal::TERM, ROLE_DRAINS_WITHIN), ops_port })
+    Ok(Role { server: Server::new(program, port, Signal::TERM, ROLE_DRAINS_WITHIN) })
 }
 
 fn with_env(mut program: Program, environment: &[(String, String)]) -> Program {

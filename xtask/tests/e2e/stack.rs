@@ -16,9 +16,10 @@ fn the_stack_answers_through_both_replicas_and_leaves_nothing_behind() {
     for replica in ["query-1", "query-2"] {
         assert!(replicas.iter().any(|name| name == replica), "{replica} is not among {replicas:?}");
     }
-    let family: Vec<u32> = stack.inventory().iter().filter_map(|(_, pid, _, _)| *pid).flat_map(tree).collect();
+    let parts: Vec<u32> = stack.inventory().iter().filter_map(|(_, pid, _, _)| *pid).collect();
+    assert!(parts.len() == 9 && parts.iter().all(|pid| alive(*pid)));
+    let family: Vec<u32> = parts.into_iter().flat_map(tree).collect();
     let dir = stack.dir().to_owned();
-    assert!(family.len() >= 9 && family.iter().all(|pid| alive(*pid)));
     stack.stop().expect("everything stops");
     let left: Vec<&u32> = family.iter().filter(|pid| alive(**pid)).collect();
     assert!(left.is_empty(), "still running: {left:?}");

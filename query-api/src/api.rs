@@ -41,9 +41,13 @@ impl QueryApi {
         &*self.0.artifacts
     }
 
+    pub(crate) async fn find_optional(&self, query: impl Query, asked: &Asked) -> Result<Option<Served>, Problem> {
+        Ok(self.0.reader.read(Arc::new(query), &asked.wish).await?)
+    }
+
     /// The entry of a query whose answer must exist; `what` names it in the 404.
     pub(crate) async fn find(&self, query: impl Query, asked: &Asked, what: &str) -> Result<Served, Problem> {
-        self.0.reader.read(Arc::new(query), &asked.wish).await?.ok_or_else(|| Problem::not_found(what))
+        self.find_optional(query, asked).await?.ok_or_else(|| Problem::not_found(what))
     }
 
     /// A query's answer for the caller alone.

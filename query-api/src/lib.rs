@@ -6,6 +6,7 @@
 
 mod api;
 mod compute;
+mod download;
 mod entry;
 mod feed;
 mod flight;
@@ -23,6 +24,10 @@ mod token;
 #[cfg(test)]
 mod reader_tests;
 #[cfg(test)]
+mod routes_tests;
+#[cfg(test)]
+mod stage;
+#[cfg(test)]
 mod testing;
 
 pub use api::{QueryApi, Readiness};
@@ -32,5 +37,5 @@ pub use hot::HotWriter;
 pub use principals::ViewPrincipals;
 pub use query::{Body, Query, Sharing};
 pub use reader::{ReadError, Reader, ReaderConfig, Served, Source, Wish};
-pub use routes::router;
+pub use routes::{described, router};
 pub use token::{MinPosition, Reached};

@@ -64,6 +64,14 @@ impl Body {
             Some(value) => Self::json(Answer { value, tags: answer.tags, valid_until: answer.valid_until }),
         }
     }
+
+    /// A list that belongs to one thing, which may be missing.
+    pub fn found_page<T: Serialize>(answer: Answer<Option<Page<T>>>) -> Result<Option<Self>> {
+        match answer.value {
+            None => Ok(None),
+            Some(value) => Self::page(Answer { value, tags: answer.tags, valid_until: answer.valid_until }),
+        }
+    }
 }
 
 /// The key under which both tiers keep a query's answer.
@@ -78,7 +86,7 @@ pub(crate) fn sources(query: &dyn Query) -> Vec<(&'static str, Context)> {
 
 /// Declares a query: its parameters, the models it reads, and the call of the read model that answers it.
 ///
-/// The form is a function of [`Body`]: `json`, `page` or `found`.
+/// The form is a function of [`Body`]: `json`, `page`, `found` or `found_page`.
 macro_rules! query {
     ($(#[$doc:meta])* $name:ident { $($field:ident: $type:ty),* $(,)? }
         as $key:literal, $sharing:ident, reads [$($spec:path),+ $(,)?],

@@ -1,7 +1,13 @@
 //! The reads on one page.
 
 pub(crate) mod available;
+mod documents;
+mod leases;
+mod ledgers;
+mod parties;
+mod processes;
 mod properties;
+mod reports;
 mod units;
 pub(crate) mod users;
 
@@ -16,6 +22,11 @@ use crate::QueryApi;
 
 /// Every read route; the OpenAPI document comes with it.
 pub fn router(api: QueryApi) -> OpenApiRouter {
+    described().with_state(api)
+}
+
+/// The routes without their state: for the document.
+pub fn described() -> OpenApiRouter<QueryApi> {
     OpenApiRouter::new()
         .routes(routes!(available::available_units))
         .routes(routes!(units::list_units))
@@ -23,10 +34,24 @@ pub fn router(api: QueryApi) -> OpenApiRouter {
         .routes(routes!(units::get_calendar))
         .routes(routes!(properties::list_properties))
         .routes(routes!(properties::get_property))
+        .routes(routes!(leases::list_leases))
+        .routes(routes!(leases::get_lease))
+        .routes(routes!(parties::list_parties))
+        .routes(routes!(parties::get_party))
+        .routes(routes!(documents::get_document))
+        .routes(routes!(documents::get_content))
+        .routes(routes!(processes::list_processes))
+        .routes(routes!(ledgers::get_ledger))
+        .routes(routes!(ledgers::get_statement))
+        .routes(routes!(ledgers::list_entries))
+        .routes(routes!(ledgers::list_charges))
+        .routes(routes!(ledgers::list_payments))
+        .routes(routes!(reports::list_reports))
+        .routes(routes!(reports::get_report))
+        .routes(routes!(reports::get_result))
         .routes(routes!(users::list_users))
         .routes(routes!(users::get_user))
         .routes(routes!(users::me))
-        .with_state(api)
 }
 
 /// `as_of` alone.

@@ -104,12 +104,18 @@ impl Tailer {
                 None => Ok(Vec::new()),
             };
         }
-        if tail.incarnation.is_some()
-            && let Some(events) = self.ring().after(position, limit)
-        {
-            return Ok(events);
+        let ringed = tail.incarnation.and_then(|_| self.ring().after(position, limit));
+        let events = match ringed {
+            Some(events) => events,
+            None => self.read(position, limit).await?.into_iter().map(Arc::new).collect(),
+        };
+        // Whatever was wrong before, a follower is never handed a gap.
+        match events.first() {
+            Some(first) if first.position != position + 1 => {
+                Err(Error::corrupt(format!("the {} log goes from {position} to {}", self.context(), first.position)))
+            }
+            _ => Ok(events),
         }
-        Ok(self.read(position, limit).await?.into_iter().map(Arc::new).collect())
     }
 
     /// Reads until shutdown.

@@ -1,10 +1,11 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use adapters::inprocess::InProcessQueue;
 use domain::Context;
 use domain::reports::{Report, ReportCommand, ReportKind};
-use ports::{JobQueue, Priority};
+use ports::{Delivery, JobConsumer, JobQueue, Priority};
 use uuid::Uuid;
 
 use crate::support::{World, execute, request_report, until};
@@ -13,6 +14,12 @@ const NAME: &str = "dispatcher:reports";
 
 async fn ready(world: &World, priority: Priority) -> u64 {
     world.queue.depth(priority).await.expect("a depth").ready
+}
+
+/// The next message, two (virtual) minutes from now at the latest.
+async fn receive(consumer: &dyn JobConsumer, priority: Priority) -> Delivery {
+    let delivery = tokio::time::timeout(Duration::from_secs(120), consumer.receive(priority)).await;
+    delivery.expect("a message in time").expect("a delivery")
 }
 
 async fn start_attempt(world: &World, report_id: Uuid) {
@@ -79,7 +86,7 @@ async fn what_a_wiped_broker_lost_is_published_again_whether_consumers_wait_or_n
         let consumer = fresh.consumer(2, 2).await.expect("a consumer");
         let mut received = vec![];
         for _ in 0..3 {
-            let delivery = consumer.receive(Priority::Low).await.expect("a delivery");
+            let delivery = receive(&*consumer, Priority::Low).await;
             received.push(delivery.report_id);
             consumer.ack(delivery).await.expect("acked");
         }
@@ -99,7 +106,7 @@ async fn an_attempt_that_never_ends_is_given_to_the_workers_again_and_a_finished
     );
     let consumer = world.queue.consumer(10, 10).await.expect("a consumer");
     for _ in 0..2 {
-        let delivery = consumer.receive(Priority::High).await.expect("a delivery");
+        let delivery = receive(&*consumer, Priority::High).await;
         start_attempt(&world, delivery.report_id).await;
         consumer.ack(delivery).await.expect("acked");
     }
@@ -110,7 +117,7 @@ async fn an_attempt_that_never_ends_is_given_to_the_workers_again_and_a_finished
     };
     execute::<Report>(&client, done, complete).await;
     world.clock.set("2026-03-02T12:02:00Z".parse().expect("an instant"));
-    let delivery = consumer.receive(Priority::High).await.expect("a delivery");
+    let delivery = receive(&*consumer, Priority::High).await;
     assert_eq!(delivery.report_id, dead);
     assert_eq!(world.queue.depth(Priority::High).await.expect("a depth").ready, 0);
     process.stop().await;
@@ -129,9 +136,9 @@ async fn no_more_than_its_share_of_a_queue_is_in_the_broker_and_low_jobs_keep_no
         .await;
     assert_eq!(process.follower(NAME).position, 500, "the checkpoint waits before the first that is not in the broker");
     let consumer = world.queue.consumer(1, 1).await.expect("a consumer");
-    assert_eq!(consumer.receive(Priority::High).await.expect("a delivery").report_id, high);
+    assert_eq!(receive(&*consumer, Priority::High).await.report_id, high);
     for _ in 0..30 {
-        let delivery = consumer.receive(Priority::Low).await.expect("a delivery");
+        let delivery = receive(&*consumer, Priority::Low).await;
         execute::<Report>(&client, delivery.report_id, ReportCommand::CancelReport).await;
         consumer.ack(delivery).await.expect("acked");
     }

@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -6,12 +6,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domain::reports::ReportKind;
 use domain::{AggregateKind, Context, StreamId};
-use ports::{AppendRequest, Error, Metadata, NewEvent, Result, StreamAppend};
-use projector::{Config, HotCollections};
+use ports::{AppendRequest, Error, Metadata, NewEvent, OrderBy, Result, Select, StreamAppend};
+use projector::{Config, HotCollections, Kind};
+use serde_json::Value;
 use serde_json::value::to_raw_value;
 use uuid::Uuid;
 
-use crate::support::{Trace, Traced, World, request_report, until};
+use crate::support::{Process, Trace, Traced, World, draft, request_report, send, started_unit, until};
 
 async fn folded(world: &World, name: &'static str) -> Vec<u64> {
     Traced::positions(world.doc(name, "all").await)
@@ -66,6 +67,69 @@ async fn stopping_killing_and_failing_anywhere_and_resuming_gives_the_same_rows(
     let process = world.start(vec![model]);
     until("all folded", || async { process.follower("trace").position == 84 }).await;
     assert_eq!(folded(&world, "trace").await, (1..=84).collect::<Vec<u64>>());
+}
+
+/// Every row of every read model there is.
+async fn all_rows(world: &World) -> BTreeMap<String, Value> {
+    let mut snapshot = world.views.inner.snapshot().await.expect("a snapshot");
+    let mut rows = BTreeMap::new();
+    for model in read_models::all() {
+        let model = model.spec().name;
+        let select = Select { model, filters: vec![], order: OrderBy::KEY, after: None, limit: 10_000 };
+        for row in snapshot.select(&select).await.expect("rows") {
+            rows.insert(format!("{model}/{}", row.key), row.doc);
+        }
+    }
+    rows
+}
+
+async fn all_folded(world: &World, process: &Process) {
+    until("all folded", || async {
+        let mut heads = BTreeMap::new();
+        for context in Context::ALL {
+            heads.insert(context, world.events(context).await.len() as u64);
+        }
+        process
+            .board
+            .snapshot()
+            .iter()
+            .all(|follower| follower.kind == Kind::Timer || follower.position == heads[&follower.context])
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_views_of_a_troubled_life_equal_a_fresh_fold() {
+    let world = World::new();
+    world.views.fail_every.store(4, Ordering::SeqCst);
+    let client = world.client();
+    for round in 0..6 {
+        let process = world.start(read_models::all());
+        let unit_id = started_unit(&client).await;
+        let leases = [draft(&client, unit_id).await, draft(&client, unit_id).await];
+        for lease_id in leases {
+            send(&client, lease_id).await;
+        }
+        match round % 3 {
+            0 => process.kill().await,
+            1 => process.stop().await,
+            _ => {
+                all_folded(&world, &process).await;
+                process.kill().await;
+            }
+        }
+    }
+    let process = world.start(read_models::all());
+    all_folded(&world, &process).await;
+    process.stop().await;
+    let lived = all_rows(&world).await;
+    assert!(lived.len() > 30, "{} rows", lived.len());
+
+    let fresh = World { views: World::new().views, ..world };
+    let process = fresh.start(read_models::all());
+    all_folded(&fresh, &process).await;
+    assert_eq!(all_rows(&fresh).await, lived);
+    process.stop().await;
 }
 
 #[tokio::test(start_paused = true)]

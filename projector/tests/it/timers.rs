@@ -3,9 +3,11 @@ use domain::legal::{Lease, LeaseState};
 use domain::units::{Unit, UnitCommand};
 use domain::{Context, Currency, HoldId, Money, PartyId, PaymentId, Timestamp};
 use jiff::civil::date;
+use read_models::hold_expiries::HoldExpiries;
+use read_models::lease_starts::LeaseStarts;
 use uuid::Uuid;
 
-use crate::support::{Holds, Starts, World, draft, execute, send, sign, started_unit, until};
+use crate::support::{World, draft, execute, send, sign, started_unit, until};
 
 fn instant(text: &str) -> Timestamp {
     text.parse().expect("an instant")
@@ -33,7 +35,7 @@ async fn a_hold_expires_once_when_its_time_comes_and_one_that_was_missed_at_star
     hold(&world, unit_id, 1, "2026-03-02T12:10:00Z").await;
     hold(&world, unit_id, 5, "2026-03-02T13:00:00Z").await;
     world.clock.set(instant("2026-03-02T12:30:00Z"));
-    let process = world.start(vec![&Holds]);
+    let process = world.start(vec![&HoldExpiries]);
     until("the missed one", || async { expired(&world).await == 1 }).await;
     world.clock.set(instant("2026-03-02T12:59:59.999Z"));
     tokio::time::advance(std::time::Duration::from_secs(5)).await;
@@ -43,7 +45,7 @@ async fn a_hold_expires_once_when_its_time_comes_and_one_that_was_missed_at_star
     until("the second", || async { expired(&world).await == 2 }).await;
     process.stop().await;
     // Nothing is left to do for another process.
-    let process = world.start(vec![&Holds]);
+    let process = world.start(vec![&HoldExpiries]);
     until("running", || async { process.follower("hold_expiries").lag_events == 0 }).await;
     tokio::time::advance(std::time::Duration::from_secs(5)).await;
     assert_eq!(expired(&world).await, 2);
@@ -58,7 +60,7 @@ async fn lease_state(world: &World, lease_id: Uuid) -> LeaseState {
 #[tokio::test(start_paused = true)]
 async fn a_lease_starts_on_its_day_once_the_deposit_is_paid_and_the_occupancy_with_it() {
     let world = World::new();
-    let process = world.start(vec![&Holds, &Starts]);
+    let process = world.start(vec![&HoldExpiries, &LeaseStarts]);
     let client = world.client();
     let unit_id = started_unit(&client).await;
     let lease_id = draft(&client, unit_id).await;

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 pub use faults::{FaultyLog, FaultyQueue, FaultyViews, Moment};
 pub use leases::{draft, send, sign, started_unit, void};
-pub use models::{Holds, Starts, Trace, Traced};
+pub use models::{Trace, Traced};
 
 /// What outlives a process: logs, views, broker, time.
 #[derive(Clone)]
@@ -32,7 +32,7 @@ pub struct World {
     pub queue: Arc<FaultyQueue>,
     pub clock: Arc<ManualClock>,
     pub hints: Arc<dyn Hints>,
-    sealer: Sealer,
+    pub sealer: Sealer,
 }
 
 impl World {
@@ -132,9 +132,9 @@ impl Process {
     }
 }
 
-/// Waits for a condition, two (virtual) minutes at most.
+/// Waits for a condition, one (virtual) minute at most.
 pub async fn until<Fut: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> Fut) {
-    for _ in 0..24_000 {
+    for _ in 0..12_000 {
         if holds().await {
             return;
         }

@@ -2,10 +2,8 @@
 
 use std::sync::Mutex;
 
-use domain::legal::LeaseEvent;
-use domain::units::UnitEvent;
-use domain::{AggregateKind, Context};
-use ports::{Error, Field, FieldKind, FieldValue, ModelSpec, Position, Recorded, Result};
+use domain::Context;
+use ports::{Error, ModelSpec, Position, Recorded, Result};
 use read_models::{ReadModel, Rows};
 use serde_json::{Value, json};
 
@@ -52,72 +50,5 @@ impl ReadModel for Trace {
             assert!(poison != Some((event.position, true)), "the test panics");
         }
         Ok(())
-    }
-}
-
-const DUE: &[Field] = &[Field { name: "due_at", kind: FieldKind::Int }];
-static HOLDS: ModelSpec = ModelSpec { name: "hold_expiries", fold_version: 1, context: Context::Units, fields: DUE };
-static STARTS: ModelSpec = ModelSpec { name: "lease_starts", fold_version: 1, context: Context::Legal, fields: DUE };
-
-/// Holds that stand.
-pub struct Holds;
-
-impl ReadModel for Holds {
-    fn spec(&self) -> &'static ModelSpec {
-        &HOLDS
-    }
-    fn keys(&self, event: &Recorded) -> Result<Vec<String>> {
-        if event.stream.kind != AggregateKind::Unit {
-            return Ok(vec![]);
-        }
-        Ok(match event.decode()? {
-            UnitEvent::HoldPlaced { hold_id, .. }
-            | UnitEvent::HoldReleased { hold_id }
-            | UnitEvent::HoldExpired { hold_id, .. } => vec![hold_id.to_string()],
-            _ => vec![],
-        })
-    }
-    fn fold(&self, event: &Recorded, rows: &mut Rows) -> Result<()> {
-        for key in self.keys(event)? {
-            match event.decode()? {
-                UnitEvent::HoldPlaced { hold_id, expires_at, .. } => {
-                    let due_at = expires_at.as_millisecond();
-                    let doc = json!({ "unit_id": event.stream.id, "hold_id": hold_id, "due_at": due_at });
-                    rows.put(&key, &doc, vec![FieldValue::Int(due_at)])?;
-                }
-                _ => rows.delete(&key),
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Signed leases that have not started.
-pub struct Starts;
-
-impl ReadModel for Starts {
-    fn spec(&self) -> &'static ModelSpec {
-        &STARTS
-    }
-    fn keys(&self, event: &Recorded) -> Result<Vec<String>> {
-        Ok(if event.stream.kind == AggregateKind::Lease { vec![event.stream.id.clone()] } else { vec![] })
-    }
-    fn fold(&self, event: &Recorded, rows: &mut Rows) -> Result<()> {
-        if event.stream.kind != AggregateKind::Lease {
-            return Ok(());
-        }
-        match event.decode()? {
-            LeaseEvent::LeaseSigned { outline, .. } => {
-                let midnight = outline.from.in_tz(&outline.time_zone).map_err(|error| Error::corrupt(error.to_string()))?;
-                let due_at = midnight.timestamp().as_millisecond();
-                let doc = json!({ "lease_id": outline.lease_id, "due_at": due_at });
-                rows.put(&event.stream.id, &doc, vec![FieldValue::Int(due_at)])
-            }
-            LeaseEvent::LeaseActivated { .. } | LeaseEvent::LeaseVoided { .. } => {
-                rows.delete(&event.stream.id);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
     }
 }

@@ -5,7 +5,9 @@ use utoipa::openapi::{InfoBuilder, OpenApi, Server};
 
 /// The whole API, both sides.
 pub fn document() -> OpenApi {
-    let (_, mut document) = command_api::routes::described().merge(query_api::described()).split_for_parts();
+    let (_, mut document) = command_api::routes::described().split_for_parts();
+    let (_, queries) = query_api::described().split_for_parts();
+    document.merge(queries);
     finish(&mut document);
     document
 }

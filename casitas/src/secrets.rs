@@ -67,10 +67,6 @@ impl Secrets {
         Ok(text.trim().to_owned())
     }
 
-    pub fn has(&self, name: &str) -> bool {
-        self.folder.join(name).exists()
-    }
-
     pub fn master_key(&self) -> Result<MasterKey> {
         MasterKey::from_base64(&self.read("master.key")?).map_err(|error| anyhow::anyhow!("{}", error.chain()))
     }

@@ -386,4 +386,4 @@ fn register_line(row: &Row, position: Position, as_of: Date) -> Option<RegisterL
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

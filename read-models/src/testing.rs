@@ -1,5 +1,6 @@
 //! A view store of one moment in memory, and folding of events that never were in a log.
 
+pub mod stories;
 pub mod units;
 
 use std::cmp::Ordering;

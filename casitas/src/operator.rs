@@ -397,9 +397,27 @@ fn whole(event: &Recorded) -> Result<Value> {
         fields.insert("correlation_id".into(), json!(event.metadata.correlation_id));
         fields.insert("causation_id".into(), json!(event.metadata.causation_id));
         fields.insert("traceparent".into(), json!(event.metadata.traceparent));
-        fields.insert("data".into(), serde_json::from_str(event.payload.get())?);
+        let mut data = serde_json::from_str(event.payload.get())?;
+        hide_password_hash(&mut data);
+        fields.insert("data".into(), data);
     }
     Ok(value)
+}
+
+/// Nobody needs to see a password's hash, revealed or not.
+fn hide_password_hash(data: &mut Value) {
+    match data {
+        Value::Object(fields) => {
+            for (name, value) in fields.iter_mut() {
+                match name.as_str() {
+                    "password_hash" if !value.is_null() => *value = json!("(hidden)"),
+                    _ => hide_password_hash(value),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(hide_password_hash),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
 }
 
 fn chained(error: ports::Error) -> anyhow::Error {

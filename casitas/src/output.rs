@@ -52,13 +52,19 @@ impl Printer {
     }
 }
 
+/// Columns that come first, in this order; the others follow by name.
+const FIRST: &[&str] =
+    &["check", "name", "context", "position", "recorded_at", "type", "stream", "sequence", "version", "state", "lag_events"];
+
 fn table(rows: &[Value]) -> String {
     let Some(Value::Object(first)) = rows.first() else { return "nothing to show".into() };
+    let mut columns: Vec<&String> = first.keys().collect();
+    columns.sort_by_key(|name| FIRST.iter().position(|known| known == name).unwrap_or(FIRST.len()));
     let mut table = Table::new();
     table.load_style(NOTHING);
-    table.set_header(first.keys().map(|name| name.to_uppercase()));
+    table.set_header(columns.iter().map(|name| name.to_uppercase()));
     for row in rows {
-        table.add_row(first.keys().map(|name| match &row[name] {
+        table.add_row(columns.iter().map(|name| match &row[name.as_str()] {
             Value::Null => String::new(),
             Value::String(text) => text.clone(),
             other => other.to_string(),

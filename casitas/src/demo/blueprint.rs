@@ -3,8 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use domain::units::{AddUnit, Amenity, Bathrooms, OwnerShare, PropertyFacts, RegisterProperty, UnitCommand};
-use domain::units::{Address, PropertyType};
+use domain::legal::PartyRole;
+use domain::units::{
+    AddUnit, Address, Amenity, Bathrooms, OwnerShare, PropertyFacts, PropertyType, RegisterProperty, UnitCommand,
+};
 use domain::{BlockId, Date, HoldId, PropertyId, Timestamp, UnitId};
 use uuid::Uuid;
 
@@ -14,7 +16,6 @@ use super::people::Person;
 use super::places::{PLACES, Place};
 use super::rng::{Of, Rng};
 use super::tenancy::{Stage, Tenancy};
-use domain::legal::PartyRole;
 
 /// Leases a unit may have had.
 const LEASES_PER_UNIT_MAX: u64 = 16;
@@ -63,8 +64,8 @@ enum Fate {
 const FATES: [Fate; 20] = {
     use Fate::{Active, Available, Blocked, Draft, Held, Sent, Upcoming};
     [
-        Active, Available, Active, Available, Held, Active, Available, Upcoming, Active, Available, Active, Available, Active,
-        Blocked, Available, Active, Sent, Active, Available, Draft,
+        Active, Available, Active, Available, Held, Active, Available, Upcoming, Active, Available, Active, Available,
+        Active, Blocked, Available, Active, Sent, Active, Available, Draft,
     ]
 };
 
@@ -201,7 +202,7 @@ impl UnitPlan {
     fn draw_tenancies(&mut self, seed: u64, index: usize, rng: &mut Rng, rent: i64, fate: Fate, days: &Days) {
         let months = days.years * 12 - 1;
         let this_month = days.today.first_of_month();
-        let mut next = |unit: &mut Self, start: Date, stage: Stage| {
+        let next = |unit: &mut Self, start: Date, stage: Stage| {
             let lease = index as u64 * LEASES_PER_UNIT_MAX + unit.tenancies.len() as u64;
             let login = (index == 0 && stage == Stage::Active).then(tenant_login_party);
             let then = rounded(unit.place(), rent * (100 - 3 * years_before(start, days.today)) / 100);
@@ -317,7 +318,11 @@ fn bathrooms_x2(rng: &mut Rng, bedrooms: u8) -> u8 {
 
 fn amenities(rng: &mut Rng, place: &Place) -> BTreeSet<Amenity> {
     let mut amenities: BTreeSet<Amenity> = place.common.iter().copied().collect();
-    amenities.extend(place.extra.iter().copied().filter(|_| rng.chance(35)));
+    for amenity in place.extra {
+        if rng.chance(35) {
+            amenities.insert(*amenity);
+        }
+    }
     amenities
 }
 

@@ -34,7 +34,14 @@ struct Drawer<'a> {
     bookings: Vec<Booking>,
 }
 
-pub(super) fn draw(mut rng: Rng, place: &Place, terms: &LeaseTerms, stage: Stage, signed_on: Date, days: &Days) -> Vec<Booking> {
+pub(super) fn draw(
+    mut rng: Rng,
+    place: &Place,
+    terms: &LeaseTerms,
+    stage: Stage,
+    signed_on: Date,
+    days: &Days,
+) -> Vec<Booking> {
     let habit = match rng.range(1, 100) {
         1..=64 => Habit::OnTime,
         65..=80 => Habit::Late,

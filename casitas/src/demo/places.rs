@@ -6,9 +6,9 @@ use domain::units::{Amenity, PropertyType};
 use domain::{Currency, Money};
 
 use Amenity::{
-    AirConditioner, Balcony, CeilingFan, ControlledAccess, Dishwasher, Disposal, Dryer, Elevator, Fireplace, Furnished, Garage,
-    Garden, Gym, HardwoodFloor, Heat, InternetIncluded, Parking, Patio, PetsAllowed, Pool, Range, Refrigerator, Storage, View,
-    WalkInCloset, Washer,
+    AirConditioner, Balcony, CeilingFan, ControlledAccess, Dishwasher, Disposal, Dryer, Elevator, Fireplace, Furnished,
+    Garage, Garden, Gym, HardwoodFloor, Heat, InternetIncluded, Parking, Patio, PetsAllowed, Pool, Range, Refrigerator,
+    Storage, View, WalkInCloset, Washer,
 };
 use PaymentMethod::{BankTransfer, Card, Cash, Check, DirectDebit};
 

@@ -130,7 +130,9 @@ impl<'a, P: Fn(&str, u64, u64) + Send + Sync> Writer<'a, P> {
         let entries = AtomicU64::new(0);
         let counted = &entries;
         self.each("units with their leases", blueprint.units.len(), &blueprint.units, |unit| async move {
-            self.life(unit, counted).await.with_context(|| format!("unit {} of {}", unit.id, unit.add.property.property_name))?;
+            self.life(unit, counted)
+                .await
+                .with_context(|| format!("unit {} of {}", unit.id, unit.add.property.property_name))?;
             Ok(1)
         })
         .await?;

@@ -57,7 +57,7 @@ pub async fn serve(settings: &Settings, demo: Option<crate::demo::Plan>) -> Resu
 
     let ops = Ops::new(platform.checks.clone(), Some(board), metrics);
     let (queries, reader_feed) = queries(&platform, settings)?;
-    tasks.spawn(reader_feed);
+    tokio::spawn(reader_feed);
     let commands = commands(&platform, handler, demo_on)?;
     let served = settings.served_by("casitas");
     let app = assemble(commands.merge(queries), &platform, &ops, served)?;

@@ -3,4 +3,6 @@
 pub mod artifacts;
 pub mod cache;
 pub mod hints;
+pub mod log;
 pub mod queue;
+pub mod views;

@@ -252,10 +252,12 @@ impl FollowerCheckpoints for MemoryLog {
 
     async fn advance_follower(&self, name: &str, term: u64, from: Option<Position>, to: &Checkpoint) -> Result<()> {
         let mut state = self.state();
-        let follower = state.followers.entry(name.to_owned()).or_default();
-        if follower.term != term || follower.checkpoint.as_ref().map(|checkpoint| checkpoint.position) != from {
+        let stands = |follower: &&mut Follower| {
+            follower.term == term && follower.checkpoint.as_ref().map(|checkpoint| checkpoint.position) == from
+        };
+        let Some(follower) = state.followers.get_mut(name).filter(stands) else {
             return Err(Error::Conflict(format!("the follower {name} moved or has a new leader")));
-        }
+        };
         follower.checkpoint = Some(to.clone());
         Ok(())
     }

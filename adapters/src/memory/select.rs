@@ -17,6 +17,11 @@ pub(super) type Rows = BTreeMap<String, StoredRow>;
 /// `names` are the fields in the order of the rows' values.
 pub(super) fn select(rows: &Rows, names: &[&'static str], select: &Select) -> Result<Vec<Row>> {
     let order = select.order.field.map(|field| place(names, field)).transpose()?;
+    for filter in &select.filters {
+        if let Filter::Eq(field, _) | Filter::In(field, _) | Filter::AtLeast(field, _) | Filter::AtMost(field, _) = filter {
+            place(names, field)?;
+        }
+    }
     let mut chosen = Vec::new();
     for (key, row) in rows {
         if matches(names, key, row, &select.filters)? {

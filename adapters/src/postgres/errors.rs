@@ -53,7 +53,9 @@ fn by_code(what: &str, call: Call, code: &str, error: sqlx::Error) -> Error {
         // Cancelled by a timeout, a lock that was not to be had, a conflict the server resolved by rolling back.
         "57014" | "55P03" | "40001" | "40P01" | "25P03" | "25006" => Error::unavailable(what, error),
         // Not yet migrated, or the password is not yet set: the operator (or `casitas migrate`) is on it.
-        "3D000" | "42P01" | "42883" | "28P01" | "28000" => Error::unavailable(what, error),
+        "3D000" | "42P01" | "28P01" | "28000" => Error::unavailable(what, error),
+        // The append function does not exist yet; in a query it is an operator that does not fit.
+        "42883" if call == Call::Write => Error::unavailable(what, error),
         "XX001" | "XX002" => Error::corrupt(format!("{what}: {error}")),
         _ if ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class)) => Error::unavailable(what, error),
         _ => Error::rejected(what, error),

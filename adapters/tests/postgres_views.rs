@@ -1,0 +1,94 @@
+//! The Postgres view store against the port's contract, and its rights.
+
+mod cluster;
+
+use adapters::postgres::PostgresViews;
+use cluster::Cluster;
+use ports::conformance::views as view;
+use ports::{Error, ViewStore, conformance, conformance_spec};
+use sqlx::Executor;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_views_keep_the_contract() {
+    let cluster = Cluster::with_views().await;
+    conformance::views::all(cluster.views()).await;
+}
+
+#[tokio::test]
+async fn readers_see_every_model_and_write_none() {
+    let cluster = Cluster::with_views().await;
+    let spec = conformance_spec!("guarded");
+    let views = cluster.views();
+    let claim = view::lead(views.as_ref(), spec).await;
+    views.apply(&view::step(spec, &claim, 0, vec![view::put("a", 1, None, None)])).await.expect("applied");
+    for role in ["casitas_query", "casitas_command", "casitas_worker"] {
+        let reader = PostgresViews::connect(&cluster.server(role));
+        let mut snapshot = reader.snapshot().await.expect("a snapshot");
+        assert!(snapshot.get("guarded", "a").await.expect("read").is_some(), "{role}");
+        drop(snapshot);
+        let answer = reader.apply(&view::step(spec, &claim, 1, vec![view::put("a", 2, None, None)])).await;
+        assert!(matches!(answer, Err(Error::Rejected { .. })), "{role}: {answer:?}");
+        for sql in ["UPDATE view_heads SET term = 9", "DELETE FROM v_guarded_1", "CREATE TABLE mine (x int)"] {
+            let refusal = cluster.refusal(role, "views_db", sql).await;
+            assert!(refusal.contains("permission denied"), "{role} {sql}: {refusal}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_model_is_led_by_one_process() {
+    let cluster = Cluster::with_views().await;
+    let spec = conformance_spec!("led");
+    let (one, two) = (cluster.views(), cluster.views());
+    let specs = [spec];
+    let (first, second) = tokio::join!(one.prepare(&specs), two.prepare(&specs));
+    first.and(second).expect("prepared by both");
+    one.claim(spec).await.expect("claimed").expect("free");
+    assert_eq!(two.claim(spec).await.expect("asked"), None);
+}
+
+#[tokio::test]
+async fn old_changes_are_trimmed_and_the_oldest_kept_is_named() {
+    let cluster = Cluster::with_views().await;
+    let views = cluster.views();
+    let spec = conformance_spec!("trimmed");
+    let claim = view::lead(views.as_ref(), spec).await;
+    // As if 10,999 steps had been made.
+    let mut owner = cluster.connect("casitas_owner", "views_db").await;
+    owner.execute("UPDATE view_heads SET revision = 10999, position = 10999").await.expect("updated");
+    owner
+        .execute("INSERT INTO view_changes SELECT 'trimmed', 1, n, '{}' FROM generate_series(1, 10999) n")
+        .await
+        .expect("filled");
+    views.apply(&view::step(spec, &claim, 10_999, vec![view::put("a", 1, None, None)])).await.expect("applied");
+    let head = views.heads().await.expect("heads").remove(0);
+    assert_eq!((head.revision, head.oldest_change), (11_000, 1_001));
+    let kept = views.changes("trimmed", 1, 0, 20_000).await.expect("changes");
+    assert_eq!((kept.len(), kept[0].revision), (10_000, 1_001));
+}
+
+#[tokio::test]
+async fn filters_and_order_are_served_by_an_index() {
+    let cluster = Cluster::with_views().await;
+    let views = cluster.views();
+    let spec = conformance_spec!("indexed");
+    let claim = view::lead(views.as_ref(), spec).await;
+    let rows = (0..5_000).map(|n| view::put(&format!("row-{n:05}"), n, Some("Berlin"), Some(n / 10))).collect();
+    views.apply(&view::step(spec, &claim, 0, rows)).await.expect("applied");
+    let mut owner = cluster.connect("casitas_owner", "views_db").await;
+    owner.execute("ANALYZE v_indexed_1").await.expect("analysed");
+    for (sql, index) in [
+        ("SELECT key FROM v_indexed_1 ORDER BY f_rent ASC NULLS FIRST, key ASC LIMIT 10", "v_indexed_1_2"),
+        ("SELECT key FROM v_indexed_1 ORDER BY f_rent DESC NULLS LAST, key DESC LIMIT 10", "v_indexed_1_2"),
+        (
+            "SELECT key FROM v_indexed_1 WHERE (f_rent, key) > (77, 'row-00775') ORDER BY f_rent ASC NULLS FIRST, key LIMIT 10",
+            "v_indexed_1_2",
+        ),
+        ("SELECT key FROM v_indexed_1 WHERE key >= 'row-007' AND key < 'row-008' ORDER BY key", "v_indexed_1_pkey"),
+    ] {
+        let plan: Vec<String> =
+            sqlx::query_scalar(&format!("EXPLAIN {sql}")).fetch_all(&mut owner).await.expect("explained");
+        let plan = plan.join("\n");
+        assert!(plan.contains(index) && !plan.contains("Sort"), "{sql}\n{plan}");
+    }
+}

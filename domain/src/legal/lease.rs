@@ -128,7 +128,8 @@ pub enum LeaseCommand {
         /// Whether every deposit charge is paid; a fact, `None` when it was not looked up.
         deposit_paid: Option<bool>,
     },
-    /// The way to `active` failed at a step that only a person can put right: by processes and timers only.
+    /// The way to `active`, or back from a voided lease, failed at a step that only a person can put right: by processes and
+    /// timers only.
     FlagActivationFailed {
         failure: ActivationFailure,
     },
@@ -599,7 +600,7 @@ impl Decide for Lease {
             }
             LeaseCommand::ActivateLease { on, deposit_paid } => lease.activate(*on, *deposit_paid, at),
             LeaseCommand::FlagActivationFailed { failure } => {
-                lease.require(&[LeaseState::Signed, LeaseState::Active])?;
+                lease.require(&[LeaseState::Signed, LeaseState::Active, LeaseState::Voided])?;
                 let failure = ActivationFailure { code: cut(&failure.code, 100), detail: cut(&failure.detail, 1_000) };
                 match lease.failure.as_ref() == Some(&failure) {
                     true => Ok(Vec::new()),

@@ -62,8 +62,8 @@ pub fn after_refusal(step: ProcessStep, code: &str) -> AfterRefusal {
             Instead(&[ProcessStep::ReverseCharges, ProcessStep::CloseLedger, ProcessStep::FlagActivationFailed])
         }
         (ProcessStep::StartOccupancy, _) => Instead(&[ProcessStep::FlagActivationFailed]),
-        // A ledger that holds the tenant's money cannot be closed until it is paid back: the refusal is the task.
-        (ProcessStep::CloseLedger | ProcessStep::ReverseCharges, _) => Continue,
+        // A ledger that holds the tenant's money cannot be closed until it is paid back: a task, shown on the lease.
+        (ProcessStep::CloseLedger | ProcessStep::ReverseCharges, _) => Instead(&[ProcessStep::FlagActivationFailed]),
         // The lease moved on meanwhile, or is gone; there is nobody left to tell.
         (
             ProcessStep::ConfirmSent
@@ -232,6 +232,13 @@ mod tests {
         let command = command_for(step, event, Some(&taken));
         let expected = LeaseCommand::RefuseSend { refusal: taken };
         assert_eq!(command, Some(StepCommand::Legal(LeaseId(Uuid::from_u128(1)), expected)));
+    }
+
+    #[test]
+    fn a_ledger_that_holds_money_is_a_task_on_the_lease() {
+        let flag = AfterRefusal::Instead(&[ProcessStep::FlagActivationFailed]);
+        assert_eq!(after_refusal(ProcessStep::CloseLedger, "LEDGER_OPEN"), flag);
+        assert_eq!(after_refusal(ProcessStep::CloseLedger, "NOT_FOUND"), AfterRefusal::Continue);
     }
 
     #[test]

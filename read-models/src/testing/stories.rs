@@ -45,7 +45,7 @@ impl Story {
 
     /// Writes an event that no command of today makes.
     pub fn write<E: DomainEvent + Serialize>(&mut self, kind: AggregateKind, id: impl ToString, at: &str, event: &E) {
-        let mut recorded = recorded(kind, &id.to_string(), self.head() + 1, at, event);
+        let mut recorded = recorded(kind, id, self.head() + 1, at, event);
         recorded.position = self.head() + 1;
         self.0.push(recorded);
     }

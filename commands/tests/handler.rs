@@ -1,0 +1,381 @@
+//! The write path over the in-memory log, with faults put in front of it.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use adapters::inprocess::InProcessHints;
+use adapters::memory::MemoryLog;
+use async_trait::async_trait;
+use commands::{CommandError, Handler, Issue, Key, step};
+use cqrs_es::persist::SerializedEvent;
+use domain::legal::{Names, Party, PartyCommand, PartyDetails, PartyKind};
+use domain::units::{Address, OwnerShare, Property, PropertyCommand, PropertyType, RegisterProperty};
+use domain::units::{AddUnit, Bathrooms, Unit, UnitCommand};
+use domain::{Context, Currency, Date, HoldId, PartyId, PropertyId, StreamId, Timestamp, UnitId};
+use ports::{
+    AppendOutcome, AppendRequest, Checkpoint, Error, EventLog, FollowerCheckpoints, Keep, KeyRecord, LogHead, Logs, MasterKey,
+    Position, Recorded, Result, Sealer, SubjectKeys, SystemClock,
+};
+use serde_json::json;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+/// What goes wrong with the next appends.
+#[derive(Default)]
+struct Weather {
+    /// So many appends are committed, and then the connection is lost.
+    lose_reply: AtomicUsize,
+    /// Appends with an event on this stream are refused.
+    poison: Mutex<Option<String>>,
+    /// Appends wait for a permit, when there is such a gate.
+    gate: Mutex<Option<Arc<Semaphore>>>,
+    appends: AtomicUsize,
+}
+
+struct FaultyLog {
+    log: MemoryLog,
+    weather: Arc<Weather>,
+}
+
+#[async_trait]
+impl EventLog for FaultyLog {
+    fn context(&self) -> Context {
+        self.log.context()
+    }
+    async fn load(&self, stream: &StreamId, after: u64) -> Result<Vec<SerializedEvent>> {
+        self.log.load(stream, after).await
+    }
+    async fn append(&self, batch: &[AppendRequest]) -> Result<Vec<AppendOutcome>> {
+        self.weather.appends.fetch_add(1, Ordering::SeqCst);
+        let gate = self.weather.gate.lock().expect("not poisoned").clone();
+        if let Some(gate) = gate {
+            gate.acquire().await.expect("never closed").forget();
+        }
+        let poison = self.weather.poison.lock().expect("not poisoned").clone();
+        if let Some(poison) = poison
+            && batch.iter().flat_map(|request| &request.streams).any(|append| append.stream.id == poison)
+        {
+            return Err(Error::rejected("the log", "a bad value"));
+        }
+        let outcomes = self.log.append(batch).await?;
+        let lose = self.weather.lose_reply.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+        match lose {
+            Ok(_) => Err(Error::unknown_outcome("the log", "the connection was cut")),
+            Err(_) => Ok(outcomes),
+        }
+    }
+    async fn read(&self, after: Position, limit: usize) -> Result<Vec<Recorded>> {
+        self.log.read(after, limit).await
+    }
+    async fn head(&self) -> Result<LogHead> {
+        self.log.head().await
+    }
+    async fn find_key(&self, scope: &str, key: &str) -> Result<Option<KeyRecord>> {
+        self.log.find_key(scope, key).await
+    }
+}
+
+#[async_trait]
+impl SubjectKeys for FaultyLog {
+    async fn subject_key(&self, subject: &str) -> Result<Option<Vec<u8>>> {
+        self.log.subject_key(subject).await
+    }
+    async fn create_subject_key(&self, subject: &str, wrapped: &[u8]) -> Result<Vec<u8>> {
+        self.log.create_subject_key(subject, wrapped).await
+    }
+    async fn destroy_subject_key(&self, subject: &str) -> Result<()> {
+        self.log.destroy_subject_key(subject).await
+    }
+}
+
+#[async_trait]
+impl FollowerCheckpoints for FaultyLog {
+    async fn follower_checkpoint(&self, name: &str) -> Result<Option<Checkpoint>> {
+        self.log.follower_checkpoint(name).await
+    }
+    async fn claim_follower(&self, name: &str) -> Result<Option<u64>> {
+        self.log.claim_follower(name).await
+    }
+    async fn advance_follower(&self, name: &str, term: u64, from: Option<Position>, to: &Checkpoint) -> Result<()> {
+        self.log.advance_follower(name, term, from, to).await
+    }
+}
+
+struct Bench {
+    log: Arc<FaultyLog>,
+    weather: Arc<Weather>,
+    handler: Handler,
+}
+
+fn handler(log: &Arc<FaultyLog>) -> Handler {
+    let sealer = Sealer::new(MasterKey::new([7; 32]));
+    Handler::new(Logs::new([log.clone() as Arc<dyn EventLog>]), sealer, Arc::new(SystemClock), Arc::new(InProcessHints::new()))
+}
+
+fn bench(context: Context) -> Bench {
+    let weather = Arc::new(Weather::default());
+    let log = Arc::new(FaultyLog { log: MemoryLog::new(context, Arc::new(SystemClock)), weather: weather.clone() });
+    Bench { handler: handler(&log), log, weather }
+}
+
+impl Bench {
+    async fn events(&self) -> Vec<Recorded> {
+        self.log.read(0, 10_000).await.expect("readable")
+    }
+}
+
+fn register(id: Uuid) -> PropertyCommand {
+    PropertyCommand::RegisterProperty(RegisterProperty {
+        property_id: PropertyId(id),
+        name: "Elm House".into(),
+        property_type: PropertyType::ApartmentBuilding,
+        address: Address {
+            line1: "1 Elm Street".into(),
+            line2: None,
+            city: "New York".into(),
+            region: None,
+            postal_code: None,
+            country: "US".into(),
+        },
+        time_zone: "America/New_York".into(),
+        currency: Currency::new("USD").expect("a currency"),
+        jurisdiction: "US-NY".into(),
+        owners: vec![OwnerShare { party_id: PartyId(Uuid::now_v7()), share_bp: 10_000 }],
+    })
+}
+
+/// A property and a unit in it, in two appends.
+async fn unit(handler: &Handler) -> Uuid {
+    let (property, unit) = (Uuid::now_v7(), Uuid::now_v7());
+    handler
+        .execute(&Issue::by("test"), &[step::<Property>(property.to_string(), register(property))])
+        .await
+        .expect("registered");
+    let facts = handler.load::<Property>(property.to_string()).await.expect("loads").state.facts().expect("registered");
+    let add = UnitCommand::AddUnit(AddUnit {
+        property: facts,
+        unit_number: "1A".into(),
+        bedrooms: 1,
+        bathrooms: Bathrooms::from_x2(2).expect("one"),
+        area_m2: 50,
+        amenities: BTreeSet::new(),
+    });
+    let claim = PropertyCommand::ClaimUnitNumber { unit_id: UnitId(unit), unit_number: "1A".into() };
+    let steps = [step::<Unit>(unit.to_string(), add), step::<Property>(property.to_string(), claim)];
+    handler.execute(&Issue::by("test"), &steps).await.expect("added");
+    unit
+}
+
+fn hold() -> UnitCommand {
+    let tomorrow = Timestamp::now() + jiff::SignedDuration::from_hours(24);
+    UnitCommand::PlaceHold {
+        hold_id: HoldId(Uuid::now_v7()),
+        party_id: PartyId(Uuid::now_v7()),
+        from: Date::constant(2030, 1, 1),
+        to: Date::constant(2030, 2, 1),
+        expires_at: tomorrow,
+    }
+}
+
+fn keyed(key: &str, hash: &str) -> Issue {
+    let mut issue = Issue::by("test");
+    issue.key = Some(Key { scope: "test".into(), key: key.into(), request_hash: hash.into(), keep: Keep::Days30 });
+    issue.remember = json!({"id": Uuid::now_v7()});
+    issue.timeout = Duration::from_secs(10);
+    issue
+}
+
+#[tokio::test]
+async fn a_step_of_one_aggregate_that_is_refused_leaves_nothing_of_the_other() {
+    let bench = bench(Context::Units);
+    let before = {
+        unit(&bench.handler).await;
+        bench.events().await.len()
+    };
+    let property = bench.events().await[0].stream.id.clone();
+    let other = Uuid::now_v7();
+    let facts = bench.handler.load::<Property>(&property).await.expect("loads").state.facts().expect("there");
+    let add = UnitCommand::AddUnit(AddUnit {
+        property: facts,
+        unit_number: "1A".into(),
+        bedrooms: 1,
+        bathrooms: Bathrooms::from_x2(2).expect("one"),
+        area_m2: 50,
+        amenities: BTreeSet::new(),
+    });
+    let claim = PropertyCommand::ClaimUnitNumber { unit_id: UnitId(other), unit_number: "1A".into() };
+    let steps = [step::<Unit>(other.to_string(), add), step::<Property>(property, claim)];
+    let refused = bench.handler.execute(&Issue::by("test"), &steps).await.expect_err("refused");
+    assert_eq!(refused.refusal().expect("a refusal").code, "DUPLICATE_UNIT_NUMBER");
+    assert_eq!(bench.events().await.len(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sixty_four_holds_from_two_processes_leave_exactly_one() {
+    let bench = bench(Context::Units);
+    let id = unit(&bench.handler).await;
+    let second = handler(&bench.log);
+    let mut tasks = JoinSet::new();
+    for n in 0..64 {
+        let handler = if n % 2 == 0 { bench.handler.clone() } else { second.clone() };
+        tasks.spawn(async move { handler.execute(&Issue::by("test"), &[step::<Unit>(id.to_string(), hold())]).await });
+    }
+    let mut won = 0;
+    while let Some(outcome) = tasks.join_next().await {
+        match outcome.expect("no panic") {
+            Ok(_) => won += 1,
+            Err(error) => assert_eq!(error.refusal().expect("a refusal").code, "UNIT_NOT_AVAILABLE"),
+        }
+    }
+    assert_eq!(won, 1);
+    assert_eq!(bench.events().await.iter().filter(|event| event.event_type == "HoldPlaced").count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_duplicates_with_one_key_are_one_effect_and_one_answer() {
+    let bench = bench(Context::Units);
+    let id = unit(&bench.handler).await;
+    let second = handler(&bench.log);
+    let mut tasks = JoinSet::new();
+    for n in 0..100 {
+        let handler = if n % 2 == 0 { bench.handler.clone() } else { second.clone() };
+        tasks.spawn(async move {
+            let issue = keyed("k1", "h1");
+            handler.execute(&issue, &[step::<Unit>(id.to_string(), hold())]).await
+        });
+    }
+    let mut answers = vec![];
+    while let Some(outcome) = tasks.join_next().await {
+        answers.push(outcome.expect("no panic").expect("the same answer for all"));
+    }
+    assert_eq!(answers.iter().filter(|done| !done.replayed).count(), 1);
+    let first = &answers[0];
+    assert!(answers.iter().all(|done| (done.position, done.version, &done.remembered) == (first.position, first.version, &first.remembered)));
+    assert_eq!(bench.events().await.iter().filter(|event| event.event_type == "HoldPlaced").count(), 1);
+}
+
+#[tokio::test]
+async fn a_key_used_with_another_request_is_refused() {
+    let bench = bench(Context::Units);
+    let id = unit(&bench.handler).await;
+    let first = bench.handler.execute(&keyed("k", "h1"), &[step::<Unit>(id.to_string(), hold())]).await;
+    assert!(first.is_ok());
+    let second = bench.handler.execute(&keyed("k", "h2"), &[step::<Unit>(id.to_string(), UnitCommand::UnlistUnit)]).await;
+    assert!(matches!(second, Err(CommandError::KeyReused) | Err(CommandError::Refused(_))), "{second:?}");
+    let third = bench.handler.execute(&keyed("k", "h2"), &[step::<Unit>(id.to_string(), hold())]).await;
+    assert!(matches!(third, Err(CommandError::KeyReused)), "{third:?}");
+}
+
+#[tokio::test]
+async fn a_reply_lost_after_the_commit_is_not_a_second_commit() {
+    let bench = bench(Context::Units);
+    bench.weather.lose_reply.store(3, Ordering::SeqCst);
+    let id = unit(&bench.handler).await;
+    bench.weather.lose_reply.store(2, Ordering::SeqCst);
+    let done = bench.handler.execute(&Issue::by("test"), &[step::<Unit>(id.to_string(), hold())]).await.expect("done");
+    let events = bench.events().await;
+    assert_eq!(events.len(), 4, "property, unit, claim, hold");
+    assert_eq!(done.position, 4);
+    assert_eq!(bench.weather.lose_reply.load(Ordering::SeqCst), 0, "the fault has fired");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_command_fails_alone_and_its_neighbours_are_stored() {
+    let bench = bench(Context::Units);
+    let gate = Arc::new(Semaphore::new(0));
+    *bench.weather.gate.lock().expect("not poisoned") = Some(gate.clone());
+    let ids: Vec<Uuid> = (0..20).map(|_| Uuid::now_v7()).collect();
+    *bench.weather.poison.lock().expect("not poisoned") = Some(ids[7].to_string());
+    let mut tasks = JoinSet::new();
+    for id in ids.clone() {
+        let handler = bench.handler.clone();
+        tasks.spawn(async move {
+            let outcome = handler.execute(&Issue::by("test"), &[step::<Property>(id.to_string(), register(id))]).await;
+            (id, outcome.is_ok())
+        });
+    }
+    // The first append waits at the gate while the others queue up behind it; then all go.
+    gate.add_permits(1_000);
+    let mut stored = 0;
+    while let Some(outcome) = tasks.join_next().await {
+        let (id, ok) = outcome.expect("no panic");
+        assert_eq!(ok, id != ids[7]);
+        stored += usize::from(ok);
+    }
+    assert_eq!(stored, 19);
+    assert_eq!(bench.events().await.len(), 19);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiting_commands_share_an_append() {
+    let bench = bench(Context::Units);
+    let gate = Arc::new(Semaphore::new(0));
+    *bench.weather.gate.lock().expect("not poisoned") = Some(gate.clone());
+    let mut tasks = JoinSet::new();
+    for _ in 0..64 {
+        let handler = bench.handler.clone();
+        tasks.spawn(async move {
+            let id = Uuid::now_v7();
+            handler.execute(&Issue::by("test"), &[step::<Property>(id.to_string(), register(id))]).await
+        });
+    }
+    gate.add_permits(1_000);
+    while let Some(outcome) = tasks.join_next().await {
+        outcome.expect("no panic").expect("stored");
+    }
+    assert_eq!(bench.events().await.len(), 64);
+    assert!(bench.weather.appends.load(Ordering::SeqCst) < 64, "one append a command is no group commit");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_does_not_answer_is_an_unknown_outcome_within_the_deadline() {
+    let bench = bench(Context::Units);
+    *bench.weather.gate.lock().expect("not poisoned") = Some(Arc::new(Semaphore::new(0)));
+    let id = Uuid::now_v7();
+    let started = tokio::time::Instant::now();
+    let outcome = bench.handler.execute(&Issue::by("test"), &[step::<Property>(id.to_string(), register(id))]).await;
+    assert!(matches!(outcome, Err(CommandError::Port(Error::UnknownOutcome { .. }))), "{outcome:?}");
+    assert!(started.elapsed() <= Duration::from_millis(2_100));
+}
+
+#[tokio::test]
+async fn a_stale_if_match_is_told_the_version() {
+    let bench = bench(Context::Units);
+    let id = unit(&bench.handler).await;
+    let mut issue = Issue::by("test");
+    issue.if_match = Some(9);
+    let outcome = bench.handler.execute(&issue, &[step::<Unit>(id.to_string(), hold())]).await;
+    assert!(matches!(outcome, Err(CommandError::StaleVersion { expected: 9, actual: 1 })), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_person_is_sealed_in_the_log_and_gone_with_the_key() {
+    let bench = bench(Context::Legal);
+    let id = Uuid::now_v7();
+    let personal = PartyDetails {
+        names: Names { full: "Zebulon Quackenbush".into(), ..Names::default() },
+        emails: vec!["zebulon@example.com".into()],
+        ..PartyDetails::default()
+    };
+    let register = PartyCommand::RegisterParty { party_id: PartyId(id), kind: PartyKind::Person, roles: BTreeSet::new(), personal };
+    bench.handler.execute(&Issue::by("test"), &[step::<Party>(id.to_string(), register)]).await.expect("registered");
+    let stored = bench.events().await[0].payload.get().to_owned();
+    assert!(!stored.contains("Zebulon") && !stored.contains("zebulon"), "{stored}");
+    assert!(stored.contains("sealed"));
+
+    let mut opened = bench.events().await;
+    let sealer = Sealer::new(MasterKey::new([7; 32]));
+    sealer.open_recorded(&*bench.log, &mut opened).await.expect("opens");
+    assert!(opened[0].payload.get().contains("Zebulon Quackenbush"));
+
+    let foreign = Sealer::new(MasterKey::new([8; 32]));
+    assert!(foreign.open_recorded(&*bench.log, &mut bench.events().await).await.is_err(), "another master key opens nothing");
+
+    bench.log.destroy_subject_key(&format!("party:{id}")).await.expect("destroyed");
+    let mut erased = bench.events().await;
+    Sealer::new(MasterKey::new([7; 32])).open_recorded(&*bench.log, &mut erased).await.expect("reads on");
+    assert!(erased[0].payload.get().contains("\"personal\":null"), "{}", erased[0].payload.get());
+}

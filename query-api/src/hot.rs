@@ -2,12 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ports::{Clock, Result, SharedCache, ViewStore};
 
 use crate::compute::compute;
 use crate::query::{Query, cache_key};
 use crate::tiers::lifetime;
+
+/// A first page is cheap; it is missed at most this long after the shared cache was flushed.
+const REWRITE_EVERY: Duration = Duration::from_secs(10);
 
 /// Recomputes hot answers after a batch; the composition root hands it to the projector.
 pub struct HotWriter {
@@ -50,6 +54,16 @@ impl HotWriter {
             self.write(&**query).await?;
         }
         Ok(())
+    }
+
+    /// Rewrites all of them now, and again when one lapses or is lost: a new term, a flushed cache, a hold that runs out.
+    pub async fn keep_warm(self: Arc<Self>) {
+        loop {
+            if let Err(error) = self.refresh_all().await {
+                tracing::debug!(error = error.chain(), "hot collections were not rewritten; trying again later");
+            }
+            tokio::time::sleep(REWRITE_EVERY).await;
+        }
     }
 
     async fn write(&self, query: &dyn Query) -> Result<()> {

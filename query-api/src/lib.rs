@@ -22,6 +22,8 @@ mod tiers;
 mod token;
 
 #[cfg(test)]
+mod own_tests;
+#[cfg(test)]
 mod reader_tests;
 #[cfg(test)]
 mod routes_tests;

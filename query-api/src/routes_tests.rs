@@ -119,7 +119,7 @@ async fn malformed_parameters_are_refused_and_name_the_field() {
         ("min_price=1.5", "/query/min_price"),
         ("property_id=7", "/query/property_id"),
         ("city=a%00b", "/query/city"),
-        ("colour=red", "/query"),
+        ("colour=red", "/query/colour"),
     ] {
         let refused = stage.get(&format!("/units/available?{query}")).await;
         assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{query}");

@@ -58,6 +58,7 @@ impl Artifacts for Shelf {
 pub struct Stage {
     pub clock: Arc<ManualClock>,
     pub shelf: Arc<Shelf>,
+    cache: Arc<TestCache>,
     views: Arc<MemoryViews>,
     claims: Mutex<HashMap<&'static str, Claim>>,
     feed: Arc<Feed>,
@@ -98,8 +99,8 @@ impl Stage {
         let clock = Arc::new(ManualClock::at(instant("2026-03-10T12:00:00Z")));
         let feed = Arc::new(Feed::new(views.clone()));
         feed.poll().await.expect("a poll");
-        let reader =
-            Reader::new(views.clone(), Some(TestCache::new()), clock.clone(), feed.clone(), &ReaderConfig::default());
+        let cache = TestCache::new();
+        let reader = Reader::new(views.clone(), Some(cache.clone()), clock.clone(), feed.clone(), &ReaderConfig::default());
         let known = Arc::new(Known::default());
         let verifier = Arc::new(TokenVerifier::new(JWKS).expect("a JWKS"));
         let authenticator = Authenticator { verifier, principals: known.clone() };
@@ -107,7 +108,7 @@ impl Stage {
         let api = QueryApi::new(reader, shelf.clone(), authenticator);
         let (router, _) = router(api).split_for_parts();
         let signer = TokenSigner::new(PEM, "test").expect("a key");
-        Self { clock, shelf, views, claims: Mutex::new(claims), feed, known, signer, router }
+        Self { clock, shelf, cache, views, claims: Mutex::new(claims), feed, known, signer, router }
     }
 
     /// Folds an event into every model of its context, as separate batches, and lets the feed see it.
@@ -191,6 +192,15 @@ impl Stage {
 
     pub async fn get_as(&self, token: &str, path: &str) -> Answer {
         self.send(Request::get(path).header("authorization", format!("Bearer {token}"))).await
+    }
+
+    pub async fn get_as_with(&self, token: &str, path: &str, name: &str, value: &str) -> Answer {
+        self.send(Request::get(path).header("authorization", format!("Bearer {token}")).header(name, value)).await
+    }
+
+    /// The keys in the shared cache.
+    pub fn cached(&self) -> Vec<String> {
+        self.cache.stored.lock().expect("not poisoned").keys().cloned().collect()
     }
 
     pub async fn head(&self, path: &str) -> Answer {

@@ -177,9 +177,10 @@ async fn a_server_that_does_not_answer_is_noticed_within_the_deadline() {
         assert!(log.claim_follower("policy").await.is_err_and(|error| error.is_transient()));
     };
     timeout(Duration::from_secs(25), calls).await.expect("every call ends");
-    proxy.make(Weather::Cut);
+    // Old connections stay swallowed; only new ones work.
     proxy.make(Weather::Fair);
     until("the log answers again", async || log.head().await.is_ok()).await;
+    until("streams are loaded again", async || log.load(&stream, 0).await.is_ok()).await;
 }
 
 #[tokio::test]

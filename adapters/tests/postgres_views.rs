@@ -1,12 +1,14 @@
 //! The Postgres view store against the port's contract, and its rights.
 
 mod cluster;
+mod weather;
 
 use adapters::postgres::PostgresViews;
 use cluster::Cluster;
 use ports::conformance::views as view;
 use ports::{Error, ViewStore, conformance, conformance_spec};
 use sqlx::Executor;
+use weather::{Proxy, Weather, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn the_views_keep_the_contract() {
@@ -91,4 +93,20 @@ async fn filters_and_order_are_served_by_an_index() {
         let plan = plan.join("\n");
         assert!(plan.contains(index) && !plan.contains("Sort"), "{sql}\n{plan}");
     }
+}
+
+#[tokio::test]
+async fn swallowed_connections_do_not_block_the_pool() {
+    let cluster = Cluster::with_views().await;
+    let (host, port) = cluster.host_and_port();
+    let proxy = Proxy::start(&host, port).await;
+    let server = cluster.server_at(&format!("127.0.0.1:{}", proxy.port), "casitas_query").with_connections(2);
+    let views = PostgresViews::connect(&server);
+    let (mut one, mut two) = (views.snapshot().await.expect("a snapshot"), views.snapshot().await.expect("a snapshot"));
+    proxy.make(Weather::Silent);
+    let (a, b) = tokio::join!(one.head("unheard_of"), two.head("unheard_of"));
+    assert!(matches!(a, Err(Error::Unavailable { .. })) && matches!(b, Err(Error::Unavailable { .. })));
+    drop((one, two));
+    proxy.make(Weather::Fair);
+    until("the views answer again", async || views.heads().await.is_ok()).await;
 }

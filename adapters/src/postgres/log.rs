@@ -1,5 +1,7 @@
 //! The event log of one context in its Postgres database.
 
+use std::sync::{Arc, RwLock};
+
 use async_trait::async_trait;
 use cqrs_es::persist::{PersistedEventRepository, SerializedEvent};
 use domain::{Context, StreamId, with_aggregate};
@@ -31,23 +33,46 @@ const FIND_KEY: &str = "SELECT request_hash, outcome::text AS outcome, position 
 pub struct PostgresLog {
     context: Context,
     what: String,
+    server: PostgresServer,
+    connected: RwLock<Arc<Connected>>,
+    pub(super) claims: Claims,
+}
+
+struct Connected {
     pool: PgPool,
     repository: PostgresEventRepository,
-    pub(super) claims: Claims,
+}
+
+impl Connected {
+    fn lazily(server: &PostgresServer, context: Context) -> Arc<Self> {
+        let pool = server.pool(&server.log_database(context));
+        Arc::new(Self { repository: PostgresEventRepository::new(pool.clone()), pool })
+    }
 }
 
 impl PostgresLog {
     /// Needs a runtime; connects at the first use.
     pub fn connect(context: Context, server: &PostgresServer) -> Self {
-        let database = server.log_database(context);
-        let pool = server.pool(&database);
         let what = format!("the {context} log");
         Self {
             context,
-            repository: PostgresEventRepository::new(pool.clone()),
-            claims: Claims::new(what.clone(), server.options(&database)),
+            claims: Claims::new(what.clone(), server.options(&server.log_database(context))),
+            connected: RwLock::new(Connected::lazily(server, context)),
+            server: server.clone(),
             what,
-            pool,
+        }
+    }
+
+    fn connected(&self) -> Arc<Connected> {
+        self.connected.read().expect("the lock is never poisoned: nothing under it panics").clone()
+    }
+
+    /// Leaves the connections of a pool behind, one of which swallowed a call: postgres-es takes its connection from the pool
+    /// itself, so that it cannot be closed, and the pool would wait for it as long as TCP does.
+    fn renew(&self, stuck: &Arc<Connected>) {
+        let mut connected = self.connected.write().expect("the lock is never poisoned: nothing under it panics");
+        if Arc::ptr_eq(&connected, stuck) {
+            *connected = Connected::lazily(&self.server, self.context);
         }
     }
 
@@ -57,7 +82,7 @@ impl PostgresLog {
         call: Call,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
     ) -> Result<T> {
-        let mut connection = acquire(&self.pool, &self.what).await?;
+        let mut connection = acquire(&self.connected().pool, &self.what).await?;
         let answer = within(&self.what, call, work(&mut connection)).await;
         if matches!(answer, Err(Error::Unavailable { .. } | Error::UnknownOutcome { .. })) {
             connection.close_on_drop();
@@ -109,15 +134,20 @@ impl EventLog for PostgresLog {
 
     async fn load(&self, stream: &StreamId, after_sequence: u64) -> Result<Vec<SerializedEvent>> {
         let after = usize::try_from(after_sequence).unwrap_or(usize::MAX);
+        let connected = self.connected();
+        let repository = &connected.repository;
         let load = async {
             with_aggregate!(stream.kind, A => match after {
-                0 => self.repository.get_events::<A>(&stream.id).await,
-                _ => self.repository.get_last_events::<A>(&stream.id, after).await,
+                0 => repository.get_events::<A>(&stream.id).await,
+                _ => repository.get_last_events::<A>(&stream.id, after).await,
             })
         };
         match tokio::time::timeout(DEADLINE, load).await {
             Ok(loaded) => loaded.map_err(|error| map_load(&self.what, error)),
-            Err(elapsed) => Err(Error::unavailable(&self.what, elapsed)),
+            Err(elapsed) => {
+                self.renew(&connected);
+                Err(Error::unavailable(&self.what, elapsed))
+            }
         }
     }
 

@@ -5,10 +5,12 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use ports::{Checkpoint, Error, ModelHead, Result, Row, Select, ViewSnapshot};
 use serde_json::Value;
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{PgPool, Postgres, Row as _, Transaction};
+use sqlx::{PgPool, Postgres, Row as _};
 
 use super::errors::{Call, within};
+use super::pool::acquire;
 use super::views::WHAT;
 use crate::keyset::{Bind, Dialect, build, table};
 use crate::stored::unsigned;
@@ -18,7 +20,10 @@ pub(super) const HEADS: &str =
     event_id FROM view_heads WHERE live";
 
 pub(super) struct PostgresSnapshot {
-    transaction: Transaction<'static, Postgres>,
+    /// With an open transaction; `None` only while being dropped.
+    connection: Option<PoolConnection<Postgres>>,
+    /// A call failed: the connection may still be busy with it.
+    broken: bool,
     /// Heads seen so far: they cannot change within the transaction.
     heads: HashMap<String, ModelHead>,
 }
@@ -36,22 +41,49 @@ impl Dialect for PostgresDialect {
 
 impl PostgresSnapshot {
     pub(super) async fn begin(pool: &PgPool) -> Result<Self> {
-        let begin = pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
-        Ok(Self { transaction: within(WHAT, Call::Read, begin).await?, heads: HashMap::new() })
+        let connection = acquire(pool, WHAT).await?;
+        let mut snapshot = Self { connection: Some(connection), broken: false, heads: HashMap::new() };
+        let begin = sqlx::query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+        snapshot.run(async |connection| begin.execute(connection).await).await?;
+        Ok(snapshot)
+    }
+
+    async fn run<T>(&mut self, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>) -> Result<T> {
+        let Some(connection) = self.connection.as_mut() else {
+            return Err(Error::unavailable(WHAT, "the snapshot has ended"));
+        };
+        // Also when the caller gives up waiting.
+        self.broken = true;
+        let answer = within(WHAT, Call::Read, work(connection)).await;
+        self.broken = answer.is_err();
+        answer
     }
 
     async fn live(&mut self, model: &str) -> Result<&ModelHead> {
         if !self.heads.contains_key(model) {
             let sql = format!("{HEADS} AND model = $1");
-            let row = within(WHAT, Call::Read, sqlx::query(&sql).bind(model).fetch_optional(self.connection())).await?;
+            let query = sqlx::query(&sql).bind(model);
+            let row = self.run(async |connection| query.fetch_optional(connection).await).await?;
             let row = row.ok_or_else(|| Error::NotFound(format!("a live generation of {model}")))?;
             self.heads.insert(model.to_owned(), head_of(&row)?);
         }
         Ok(&self.heads[model])
     }
+}
 
-    fn connection(&mut self) -> &mut PgConnection {
-        &mut self.transaction
+impl Drop for PostgresSnapshot {
+    fn drop(&mut self) {
+        let Some(mut connection) = self.connection.take() else { return };
+        if self.broken {
+            connection.close_on_drop();
+            return;
+        }
+        tokio::spawn(async move {
+            let ended = within(WHAT, Call::Read, sqlx::query("ROLLBACK").execute(&mut *connection)).await;
+            if ended.is_err() {
+                connection.close_on_drop();
+            }
+        });
     }
 }
 
@@ -64,7 +96,8 @@ impl ViewSnapshot for PostgresSnapshot {
     async fn get(&mut self, model: &'static str, key: &str) -> Result<Option<Value>> {
         let table = table(model, self.live(model).await?.generation)?;
         let sql = format!("SELECT doc FROM {table} WHERE key = $1");
-        within(WHAT, Call::Read, sqlx::query_scalar(&sql).bind(key).fetch_optional(self.connection())).await
+        let query = sqlx::query_scalar(&sql).bind(key);
+        self.run(async |connection| query.fetch_optional(connection).await).await
     }
 
     async fn select(&mut self, select: &Select) -> Result<Vec<Row>> {
@@ -79,7 +112,7 @@ impl ViewSnapshot for PostgresSnapshot {
                 Bind::Texts(texts) => query.bind(texts),
             };
         }
-        let rows = within(WHAT, Call::Read, query.fetch_all(self.connection())).await?;
+        let rows = self.run(async |connection| query.fetch_all(connection).await).await?;
         rows.iter().map(|row| Ok(Row { key: column(row, "key")?, doc: column(row, "doc")? })).collect()
     }
 }

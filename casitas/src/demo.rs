@@ -84,7 +84,11 @@ pub struct NotEmpty {
 impl fmt::Display for NotEmpty {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { context, events } = self;
-        write!(f, "the store is not empty ({} events of {context}): demo data goes into an empty one only", grouped(*events as usize))
+        write!(
+            f,
+            "the store is not empty ({} events of {context}): demo data goes into an empty one only",
+            grouped(*events as usize)
+        )
     }
 }
 

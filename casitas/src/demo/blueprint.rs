@@ -252,7 +252,8 @@ impl UnitPlan {
             Fate::Upcoming | Fate::Sent => return,
             Fate::Available | Fate::Held | Fate::Blocked | Fate::Draft => {}
         }
-        self.list(rng, rent, plus_days(today, -rng.range(2, 10)));
+        let available_from = plus_days(today, -rng.range(2, 10));
+        self.list(rng, rent, available_from);
         match fate {
             Fate::Held => {
                 let prospect = Person::new(rng, place, PartyRole::Tenant);

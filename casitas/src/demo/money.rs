@@ -1,5 +1,7 @@
 //! What happens on a lease's ledger: the monthly charges, and how its tenant pays.
 
+#![allow(clippy::inconsistent_digit_grouping, reason = "the last two digits are cents")]
+
 use domain::finances::{ChargeType, ExternalRef, Fee, LedgerCommand, NewPayment, PaymentMethod, ReversalKind};
 use domain::legal::LeaseTerms;
 use domain::{ChargeId, Date, DateRange, Money, PartyId, PaymentId};

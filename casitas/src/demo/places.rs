@@ -1,5 +1,7 @@
 //! Where the demo's properties stand and what is usual there: rents, deposits, fees, terms.
 
+#![allow(clippy::inconsistent_digit_grouping, reason = "the last two digits are cents")]
+
 use domain::finances::{CapCombine, FeeKind, LateFeeCap, LateFeePolicy, PaymentMethod};
 use domain::legal::{DepositHolder, Escalation, NoticeDays};
 use domain::units::{Amenity, PropertyType};

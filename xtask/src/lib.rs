@@ -10,6 +10,7 @@ pub mod http;
 pub mod net;
 pub mod packages;
 pub mod process;
+pub mod scenarios;
 pub mod servers;
 pub mod stack;
 pub mod test;

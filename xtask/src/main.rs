@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
+use xtask::scenarios::{self, Row, Size, SuiteOptions};
 use xtask::stack::{Options, Stack};
 use xtask::workspace::Profile;
 use xtask::{packages, servers, test, tidy};
@@ -25,6 +26,8 @@ struct Cli {
 enum Verb {
     /// Everything: unit, conformance, end to end; ends with `N passed, M failed`
     Test,
+    /// The end-to-end scenarios at their full sizes, as a table of what was counted; exits with 1 if one fails
+    Verify(Verify),
     /// The whole distributed system on free loopback ports
     Stack {
         #[command(subcommand)]
@@ -94,6 +97,22 @@ struct Up {
     worker_slots: Option<u32>,
 }
 
+#[derive(Args)]
+struct Verify {
+    /// Only scenarios whose name begins so, e.g. `distributed.races`; repeatable
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// The sizes of `cargo xtask test`
+    #[arg(long)]
+    short: bool,
+    /// Build and run casitas without optimisation
+    #[arg(long)]
+    debug: bool,
+    /// Run this casitas instead of building one
+    #[arg(long, conflicts_with = "debug")]
+    binary: Option<PathBuf>,
+}
+
 impl Up {
     fn options(self) -> Options {
         Options {
@@ -119,6 +138,7 @@ impl Up {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
         Verb::Test => test::run().map(|counts| counts.failed == 0),
+        Verb::Verify(verify) => run_verify(verify),
         Verb::Stack { verb: StackVerb::Up(up) } => stack_up(&up.options()),
         Verb::Tidy => run_tidy(),
         Verb::Install => packages::install_missing().map(|()| true),
@@ -131,6 +151,24 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn run_verify(verify: Verify) -> Result<bool> {
+    let options = SuiteOptions {
+        size: if verify.short { Size::Short } else { Size::Full },
+        profile: if verify.debug { Profile::Debug } else { Profile::Release },
+        binary: verify.binary,
+        only: verify.only,
+    };
+    let rows = scenarios::run(&options, None)?;
+    let width = rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
+    for Row { name, what, figure, passed, seconds } in &rows {
+        let verdict = if *passed { "PASS" } else { "FAIL" };
+        println!("{name:<width$}  {verdict}  {seconds:>6.1} s  {what}\n{:width$}  {figure}", "");
+    }
+    let failed = rows.iter().filter(|row| !row.passed).count();
+    println!("{} passed, {failed} failed", rows.len() - failed);
+    Ok(failed == 0)
 }
 
 fn run_tidy() -> Result<bool> {

@@ -133,6 +133,11 @@ impl Program {
         self.env.push((name.to_owned(), value));
     }
 
+    /// Takes a variable out of the environment of later starts.
+    pub fn unset_env(&mut self, name: &str) {
+        self.env.retain(|(existing, _)| existing != name);
+    }
+
     /// Starts with nothing of our environment but the path and the locale.
     #[must_use]
     pub fn clean_env(mut self) -> Self {

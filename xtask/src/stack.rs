@@ -136,6 +136,11 @@ impl Role {
         self.server.program_mut().set_env(name, value);
     }
 
+    /// Takes a variable out of the environment of later starts.
+    pub fn unset_env(&mut self, name: &str) {
+        self.server.program_mut().unset_env(name);
+    }
+
     /// Starts it and waits until it is ready.
     ///
     /// # Errors
@@ -278,7 +283,6 @@ impl Stack {
             ("CASITAS_RABBITMQ", rabbitmq.address()),
             ("CASITAS_SECRETS_DIR", utf8(&secrets)?.to_owned()),
             ("CASITAS_ARTIFACTS_DIR", utf8(&artifacts)?.to_owned()),
-            ("CASITAS_TRUSTED_PROXY", "127.0.0.1".to_owned()),
         ]
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value))
@@ -344,6 +348,11 @@ impl Stack {
     /// When there is no such role.
     pub fn role(&mut self, name: &str) -> Result<&mut Role> {
         self.roles.iter_mut().find(|role| role.name() == name).with_context(|| format!("no role {name}"))
+    }
+
+    /// The `casitas` that runs.
+    pub fn binary(&self) -> &Path {
+        &self.binary
     }
 
     /// What the operator's `casitas` needs in its environment.

@@ -15,7 +15,7 @@ use anyhow::{Result, anyhow, ensure};
 use rustix::process::Signal;
 
 pub use nginx::{Nginx, NginxOptions, render_templates};
-pub use postgres::Postgres;
+pub use postgres::{OWNER as POSTGRES_OWNER, Postgres};
 pub use rabbitmq::RabbitMq;
 pub use redis::Redis;
 

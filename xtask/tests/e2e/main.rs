@@ -5,4 +5,5 @@
 //! cargo build -p casitas && cargo test -p xtask --features e2e --test e2e -- --test-threads=1
 //! ```
 
+mod scenarios;
 mod stack;

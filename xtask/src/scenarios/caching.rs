@@ -1,0 +1,288 @@
+//! The cache as clients and Redis itself see it.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::client::{Http, block, spawn, until};
+use super::suite::Size;
+use super::system::System;
+use super::world::{self, SETTLES_WITHIN, data, fresh};
+use crate::servers::Redis;
+use crate::stack::Stack;
+
+/// An answer without a token may be this old: the promised second (`max-age=1`), and one for a busy machine.
+const STALE_MAX: Duration = Duration::from_secs(2);
+
+fn redis(stack: &Stack, args: &[&str]) -> Result<String> {
+    cli(&stack.redis, &stack.secret("ops_token")?, args)
+}
+
+fn cli(redis: &Redis, password: &str, args: &[&str]) -> Result<String> {
+    redis.cli(Some(("operator", password)), args)
+}
+
+fn keys(stack: &Stack) -> Result<Vec<String>> {
+    Ok(redis(stack, &["--scan"])?.lines().map(str::to_owned).filter(|line| !line.is_empty()).collect())
+}
+
+fn keyspace_hits(stack: &Stack) -> Result<u64> {
+    let info = redis(stack, &["INFO", "stats"])?;
+    let line = info.lines().find_map(|line| line.strip_prefix("keyspace_hits:")).context("no keyspace_hits")?;
+    Ok(line.trim().parse()?)
+}
+
+/// Flushed, one command, no GET: the projector itself has put the list there, and the first GET is a HIT.
+pub fn warm(system: &mut System) -> Result<String> {
+    let admin = world::admin(system)?;
+    let property = world::property(&admin)?;
+    let http = system.http()?;
+    let before_start = system.stack()?;
+    redis(before_start, &["FLUSHALL"])?;
+    let (unit, position) = {
+        let id = admin.done("/units", &world::unit_body(&property, "W1"))?.id()?;
+        let listed = admin.done(&format!("/units/{id}/listing"), &world::listing_body())?;
+        (id, listed.position()?)
+    };
+    let stack = system.stack()?;
+    crate::net::wait_until("available_units in Redis", SETTLES_WITHIN, || {
+        Ok(keys(stack)?.iter().any(|key| key.contains("available_units")))
+    })?;
+    let found = keys(stack)?;
+    let hits = block(until("a HIT of the list as the projector wrote it", SETTLES_WITHIN, || async {
+        let answer = http.get("/units/available").after(&position, 5).send().await?.success()?;
+        Ok(answer.is_hit().then_some(answer))
+    }))?;
+    ensure!(hits.text().contains(&unit) || data(&hits)?.len() == 50, "the list in Redis does not show the unit");
+    Ok(format!("after FLUSHALL and one command Redis holds {found:?}"))
+}
+
+/// The second GET of a list is a HIT on whichever replica; without the in-process tier Redis counts as many hits.
+pub fn tiers(system: &mut System, memory: bool) -> Result<String> {
+    let switch = if memory { "on" } else { "off" };
+    for replica in ["query-1", "query-2"] {
+        system.restart(replica, &[("CASITAS_MEMORY_CACHE", switch)])?;
+    }
+    system.caught_up()?;
+    let http = system.http()?;
+    let stack = system.stack()?;
+    let before = keyspace_hits(stack)?;
+    let (mut hits, mut replicas) = (0_u64, BTreeSet::new());
+    for list in 0..10 {
+        // A filter that nobody asked for before.
+        let path = format!("/units/available?max_price={}", 500_000 + list + if memory { 0 } else { 1_000 });
+        let first = http.get(&path).now()?.success()?;
+        ensure!(!first.is_hit(), "the first GET of {path} was a HIT already");
+        for _ in 0..5 {
+            let again = http.get(&path).now()?.success()?;
+            ensure!(again.is_hit(), "a further GET of {path} by {} was no HIT", again.served_by());
+            ensure!(again.body == first.body, "the cached answer differs");
+            hits += 1;
+            replicas.insert(again.served_by());
+        }
+        replicas.insert(first.served_by());
+    }
+    let rise = keyspace_hits(stack)? - before;
+    for replica in ["query-1", "query-2"] {
+        ensure!(replicas.contains(replica), "{replica} is not among {replicas:?}");
+    }
+    if !memory {
+        ensure!(rise >= hits, "{hits} HITs, but Redis counted {rise}");
+        for replica in ["query-1", "query-2"] {
+            system.restart(replica, &[("CASITAS_MEMORY_CACHE", "on")])?;
+        }
+    }
+    Ok(format!("in-process tier {switch}: {hits} of {hits} further GETs HIT by {replicas:?}; Redis' keyspace_hits + {rise}"))
+}
+
+/// What is known of the units that the writer changes.
+struct Known {
+    /// The last value that was acknowledged, and the last that was sent, of each unit.
+    acked: Vec<u64>,
+    sent: Vec<u64>,
+    /// The position of the last acknowledged change.
+    token: Option<String>,
+    /// What was acknowledged when, oldest first.
+    history: VecDeque<(Instant, Vec<u64>)>,
+}
+
+impl Known {
+    /// What any answer that is asked for now must show at least.
+    fn settled(&mut self) -> Vec<u64> {
+        while self.history.get(1).is_some_and(|(at, _)| at.elapsed() >= STALE_MAX) {
+            self.history.pop_front();
+        }
+        self.history.front().map(|(_, values)| values.clone()).unwrap_or_default()
+    }
+}
+
+struct Load {
+    admin: Http,
+    property: String,
+    units: Vec<String>,
+    known: Mutex<Known>,
+    stop: AtomicBool,
+    answers: AtomicU64,
+    hits: AtomicU64,
+    writes: AtomicU64,
+    faults: Mutex<Vec<String>>,
+}
+
+impl Load {
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fault(&self, text: String) {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+    }
+
+    async fn write(self: Arc<Self>) {
+        let mut turn = 0;
+        while !self.stop.load(Ordering::Relaxed) {
+            let at = turn % self.units.len();
+            turn += 1;
+            let value = {
+                let mut known = self.known();
+                known.sent[at] += 1;
+                known.sent[at]
+            };
+            let path = format!("/units/{}", self.units[at]);
+            let answer = self.admin.request("PATCH", &path).json(&json!({"area_m2": value})).send().await;
+            match answer.and_then(super::client::Answer::success).and_then(|answer| answer.position()) {
+                Ok(position) => {
+                    let mut known = self.known();
+                    known.acked[at] = value;
+                    known.token = Some(position);
+                    let values = known.acked.clone();
+                    known.history.push_back((Instant::now(), values));
+                    self.writes.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) => return self.fault(format!("a command failed: {error:#}")),
+            }
+        }
+    }
+
+    async fn read(self: Arc<Self>, reader: usize) {
+        let mut turn = reader;
+        while !self.stop.load(Ordering::Relaxed) {
+            turn += 1;
+            if let Err(error) = self.read_once(turn).await {
+                self.fault(format!("{error:#}"));
+            }
+            self.answers.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    async fn read_once(&self, turn: usize) -> Result<()> {
+        let with_token = turn.is_multiple_of(2);
+        let (least, token) = {
+            let mut known = self.known();
+            match (with_token, known.token.clone()) {
+                (true, Some(token)) => (known.acked.clone(), Some(token)),
+                _ => (known.settled(), None),
+            }
+        };
+        let one = (turn / 2).is_multiple_of(3).then_some(turn % self.units.len());
+        let path = match one {
+            Some(unit) => format!("/units/{}", self.units[unit]),
+            None => format!("/units/available?property_id={}&limit=100", self.property),
+        };
+        let mut ask = self.admin.get(&path);
+        if let Some(token) = &token {
+            ask = ask.after(token, 5);
+        }
+        let answer = ask.send().await?.expect(200)?;
+        if answer.is_hit() {
+            self.hits.fetch_add(1, Ordering::Relaxed);
+        }
+        let rows: Vec<Value> = match one {
+            Some(_) => vec![answer.json()?],
+            None => data(&answer)?,
+        };
+        ensure!(one.is_some() || rows.len() == self.units.len(), "{} of {} units: {answer}", rows.len(), self.units.len());
+        let most = self.known().sent.clone();
+        for row in rows {
+            let at = self.units.iter().position(|unit| row["unit_id"] == unit.as_str()).context("an unknown unit")?;
+            let value = row["area_m2"].as_u64().context("no area")?;
+            ensure!(
+                value >= least[at] && value <= most[at],
+                "{path} by {} with token {token:?} shows {value}, where {} to {} is true",
+                answer.served_by(),
+                least[at],
+                most[at]
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Flushed, stopped, started: every answer is true and none is a 5xx.
+pub fn redis_away(system: &mut System, size: Size) -> Result<String> {
+    let admin = world::admin(system)?;
+    let property = world::property(&admin)?;
+    let mut units = Vec::new();
+    let mut position = String::new();
+    for number in 0..20 {
+        let (unit, at) = world::unit(&admin, &property, &fresh(&format!("R{number}")))?;
+        units.push(unit);
+        position = at;
+    }
+    admin.get("/units/available").after(&position, 10).now()?.success()?;
+    let start = vec![50; units.len()];
+    let history = VecDeque::from([(Instant::now(), start.clone())]);
+    let known = Mutex::new(Known { acked: start.clone(), sent: start, token: None, history });
+    let load = Arc::new(Load {
+        admin,
+        property,
+        units,
+        known,
+        stop: AtomicBool::new(false),
+        answers: AtomicU64::new(0),
+        hits: AtomicU64::new(0),
+        writes: AtomicU64::new(0),
+        faults: Mutex::default(),
+    });
+    let mut tasks = vec![spawn(load.clone().write())];
+    tasks.extend((0..4).map(|reader| spawn(load.clone().read(reader))));
+    let answers_a_phase = size.pick(300, 20_000);
+    let phase = |what: &str| {
+        let base = load.answers.load(Ordering::Relaxed);
+        crate::net::wait_until(&format!("{answers_a_phase} answers while Redis is {what}"), Duration::from_secs(300), || {
+            Ok(load.answers.load(Ordering::Relaxed) >= base + answers_a_phase)
+        })
+    };
+    let outcome = (|| -> Result<u64> {
+        phase("up")?;
+        let stack = system.stack()?;
+        for _ in 0..size.pick(3, 20) {
+            redis(stack, &["FLUSHALL"])?;
+            phase("flushed")?;
+        }
+        stack.redis.stop()?;
+        phase("stopped")?;
+        stack.redis.start_again()?;
+        let hits = load.hits.load(Ordering::Relaxed);
+        phase("started again")?;
+        stack.redis.kill9()?;
+        phase("killed")?;
+        stack.redis.start_again()?;
+        phase("back")?;
+        crate::net::wait_until("entries in Redis again", SETTLES_WITHIN, || Ok(!keys(stack)?.is_empty()))?;
+        Ok(load.hits.load(Ordering::Relaxed) - hits)
+    })();
+    load.stop.store(true, Ordering::Relaxed);
+    for task in tasks {
+        block(task)?;
+    }
+    let hits_after = outcome?;
+    let faults = std::mem::take(&mut *load.faults.lock().unwrap_or_else(PoisonError::into_inner));
+    let (answers, writes) = (load.answers.load(Ordering::Relaxed), load.writes.load(Ordering::Relaxed));
+    ensure!(faults.is_empty(), "{} wrong answers or failures of {answers}; the first: {}", faults.len(), faults[0]);
+    ensure!(hits_after > 0, "no HIT since Redis is back");
+    Ok(format!("{answers} GETs beside {writes} commands: 0 wrong, 0 5xx; {} HITs", load.hits.load(Ordering::Relaxed)))
+}

@@ -1,0 +1,134 @@
+//! The front door at its documented limits, before the same processes.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+
+use super::client::{Answer, Http, block, spawn};
+use super::system::System;
+use crate::net::free_port;
+use crate::servers::{Nginx, NginxOptions};
+
+/// No address of this machine.
+const ELSEWHERE: &str = "192.0.2.1";
+
+pub fn default_limits(system: &mut System) -> Result<String> {
+    let stack = system.stack()?;
+    let ports = |prefix: &str| stack.roles.iter().filter(|role| role.name().starts_with(prefix)).map(|role| role.port()).collect();
+    let mut options = NginxOptions::new(free_port()?, ports("command-"), ports("query-"));
+    options.operator_allow = vec![ELSEWHERE.to_owned()];
+    let mut nginx = Nginx::start(&stack.dir().join("nginx-at-defaults"), &options)?;
+    let http = Http::new(&nginx.url())?;
+    let outcome = (|| -> Result<String> {
+        let refused = operator_routes(&http)?;
+        own_problems(&http)?;
+        let (judged, limited) = logins(&http)?;
+        let api = api_limit(&http)?;
+        Ok(format!(
+            "{limited} of {} logins 429 at {judged} let through, {api} of 400 GETs 429; {refused} operator calls 403; 404 and 413 of Nginx' own",
+            limited + judged
+        ))
+    })();
+    nginx.stop()?;
+    // The address that is allowed is let in: the rule is about addresses.
+    let allowed = system.http()?.get("/metrics").now()?.expect(200)?;
+    ensure!(allowed.text().contains("casitas_"), "no metrics: {allowed}");
+    outcome
+}
+
+fn forged(turn: usize) -> [(&'static str, String); 4] {
+    let address = format!("10.0.{}.{}", turn / 250, turn % 250);
+    [
+        ("x-forwarded-for", address.clone()),
+        ("x-real-ip", address.clone()),
+        ("forwarded", format!("for={address}")),
+        ("x-forwarded-for", "127.0.0.1".to_owned()),
+    ]
+}
+
+/// A login a time from ever new forged addresses: the limit is about the real one.
+fn logins(http: &Http) -> Result<(usize, usize)> {
+    let body = json!({"username": "nobody-here", "password": "wrong-password"});
+    let (mut judged, mut limited) = (0, 0);
+    for turn in 0..30 {
+        // Both names of the route, in both versions, are one limit.
+        let path = ["/login", "/auth/login", "/v1/login", "/v1/auth/login"][turn % 4];
+        let mut ask = http.post(path, &body);
+        for (name, value) in forged(turn) {
+            ask = ask.header(name, &value);
+        }
+        let answer = ask.now()?;
+        match answer.status {
+            429 => {
+                answer.problem(429, "RATE_LIMITED").with_context(|| path.to_owned())?;
+                ensure!(answer.header("retry-after").is_some(), "no Retry-After: {:?}", answer.headers);
+                limited += 1;
+            }
+            _ => {
+                answer.problem(401, "INVALID_CREDENTIALS")?;
+                judged += 1;
+            }
+        }
+    }
+    // Ten at once and one more, ten a minute after that.
+    ensure!((11..=14).contains(&judged), "{judged} of 30 logins were let through");
+    Ok((judged, limited))
+}
+
+fn operator_routes(http: &Http) -> Result<usize> {
+    let mut refused = 0;
+    for path in ["/metrics", "/readyz", "/readyz?verbose", "/ops/parked", "/v1/metrics", "/v1/readyz?verbose"] {
+        http.get(path).now()?.problem(403, "FORBIDDEN").with_context(|| path.to_owned())?;
+        let lies = ["x-forwarded-for", "x-real-ip", "forwarded", "x-client-ip", "true-client-ip"];
+        for claim in [ELSEWHERE, "127.0.0.1"] {
+            let ask = lies.iter().fold(http.get(path), |ask, name| ask.header(name, claim));
+            ask.now()?.problem(403, "FORBIDDEN").with_context(|| format!("{path} claiming {claim}"))?;
+        }
+        refused += 3;
+    }
+    // What a load balancer asks is no secret.
+    http.get("/livez").now()?.expect(200)?;
+    Ok(refused)
+}
+
+fn own_problems(http: &Http) -> Result<()> {
+    http.get("/.problems/bad_request").now()?.problem(404, "NOT_FOUND")?;
+    let large = vec![b' '; 70 * 1024];
+    http.request("POST", "/properties").raw("application/json", large).now()?.problem(413, "PAYLOAD_TOO_LARGE")?;
+    let long = format!("/units/available?city={}", "a".repeat(10_000));
+    http.get(&long).now()?.problem(414, "URI_TOO_LONG")?;
+    Ok(())
+}
+
+/// More than the burst at once.
+fn api_limit(http: &Http) -> Result<usize> {
+    let tasks: Vec<_> = (0..400)
+        .map(|turn| {
+            let mut ask = http.get("/units/available?limit=1");
+            for (name, value) in forged(turn) {
+                ask = ask.header(name, &value);
+            }
+            spawn(async move { ask.send().await })
+        })
+        .collect();
+    let mut limited = 0;
+    for task in tasks {
+        let answer: Answer = block(task)??;
+        match answer.status {
+            429 => {
+                answer.problem(429, "RATE_LIMITED")?;
+                limited += 1;
+            }
+            _ => drop(answer.expect(200)?),
+        }
+    }
+    ensure!(limited > 100, "only {limited} of 400 GETs at once were refused");
+    // And it passes.
+    let probe = http.get("/units/available?limit=1");
+    let probe = &probe;
+    block(super::client::until("an answer again", Duration::from_secs(10), || async move {
+        Ok((probe.send().await?.status == 200).then_some(()))
+    }))?;
+    Ok(limited)
+}

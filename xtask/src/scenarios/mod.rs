@@ -1,0 +1,22 @@
+//! The end-to-end scenarios of the product's promises, each a function of its size: `cargo xtask test` runs the short form,
+//! `cargo xtask verify` the full one. They know the system by its HTTP API, its command line and its servers' own tools.
+
+mod access;
+mod caching;
+mod client;
+mod crashes;
+mod dates;
+mod edge;
+mod fuzz;
+mod input;
+mod jobs;
+mod privacy;
+mod races;
+mod reads;
+mod suite;
+mod system;
+mod tokens;
+mod walkthrough;
+mod world;
+
+pub use suite::{Row, Size, Suite, SuiteOptions, THEMES, run};

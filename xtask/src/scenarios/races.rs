@@ -1,0 +1,141 @@
+//! No double booking: many clients want the same days of the same unit.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::client::{Http, block, spawn};
+use super::dates::{day, instant, now};
+use super::suite::Size;
+use super::system::System;
+use super::world::{self, free, fresh, send_lease};
+
+const CLIENTS: usize = 64;
+const REFUSED: &str = "UNIT_NOT_AVAILABLE";
+
+/// Days that overlap with everybody else's: all include the fourth day.
+fn days(client: usize) -> (i64, i64) {
+    let client = client as i64;
+    (client % 4, 4 + client % 7)
+}
+
+fn hold_body(party: &str, client: usize) -> Value {
+    let (from, to) = days(client);
+    let expires = instant(now() + std::time::Duration::from_secs(3_600));
+    json!({"party_id": party, "from": day(from), "to": day(to), "expires_at": expires})
+}
+
+/// By `POST /units/{id}/holds`.
+pub fn holds(system: &System, size: Size) -> Result<String> {
+    let rounds = size.pick(5, 200);
+    let admin = world::admin(system)?;
+    let property = world::property(&admin)?;
+    let party = world::party(&admin, &fresh("Racer"))?;
+    let (unit, _) = world::unit(&admin, &property, &fresh("H"))?;
+    let path = format!("/units/{unit}/holds");
+    let mut winners = std::collections::BTreeSet::new();
+    for round in 0..rounds {
+        let (won, lost) = block(hold_round(&admin, &path, &party)).with_context(|| format!("round {round}"))?;
+        winners.insert(won.0);
+        release(&admin, &unit, &won.1)?;
+        // One that was refused asks again, now that the winner has let go.
+        let again = admin.post(&path, &hold_body(&party, lost)).now()?.expect(201)?;
+        release(&admin, &unit, &again.id()?)?;
+    }
+    let placed = rounds * 2;
+    let stream = format!("unit:{unit}");
+    let counted = system.events("units", 0)?.iter().filter(|event| event.stream == stream && event.kind == "HoldPlaced").count();
+    ensure!(counted == placed, "the log has {counted} HoldPlaced, the clients were told of {placed}");
+    Ok(format!("{rounds} rounds of {CLIENTS} clients: 1 winner each ({} different), {} refused, every retry won", winners.len(), rounds * (CLIENTS - 1)))
+}
+
+fn release(admin: &Http, unit: &str, hold: &str) -> Result<()> {
+    admin.request("DELETE", &format!("/units/{unit}/holds/{hold}")).now()?.success()?;
+    Ok(())
+}
+
+/// The winner with its hold, and one of the losers.
+async fn hold_round(admin: &Http, path: &str, party: &str) -> Result<((usize, String), usize)> {
+    let tasks: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let ask = admin.post(path, &hold_body(party, client));
+            spawn(async move { ask.send().await })
+        })
+        .collect();
+    let (mut won, mut lost) = (Vec::new(), Vec::new());
+    for (client, task) in tasks.into_iter().enumerate() {
+        let answer = task.await??;
+        match answer.status {
+            201 => won.push((client, answer.id()?)),
+            _ => {
+                let problem = answer.problem(409, REFUSED)?;
+                ensure!(problem["conflict_id"].is_string(), "no conflict_id: {problem}");
+                lost.push(client);
+            }
+        }
+    }
+    ensure!(won.len() == 1, "{} winners: {won:?}", won.len());
+    let loser = *lost.last().context("nobody lost")?;
+    Ok((won.remove(0), loser))
+}
+
+/// By sending 64 leases of one unit for signature.
+pub fn leases(system: &System, size: Size) -> Result<String> {
+    let rounds = size.pick(2, 50);
+    let admin = world::admin(system)?;
+    let property = world::property(&admin)?;
+    let party = world::party(&admin, &fresh("Tenant"))?;
+    let (unit, _) = world::unit(&admin, &property, &fresh("L"))?;
+    let (document, _) = world::document(&admin, None)?;
+    let body = world::send_body(&document, &party);
+    let draft = |client: usize| {
+        let (from, to) = days(client);
+        world::lease_body(&unit, &party, from, to + 30)
+    };
+    let mut drafts: Vec<String> = Vec::new();
+    let mut sent: Vec<String> = Vec::new();
+    for round in 0..rounds {
+        while drafts.len() < CLIENTS {
+            drafts.push(world::lease(&admin, &draft(drafts.len()))?);
+        }
+        let won = block(lease_round(&admin, &drafts, &body)).with_context(|| format!("round {round}"))?;
+        let winner = drafts.remove(won);
+        void(&admin, &unit, &winner)?;
+        let loser = drafts.pop().context("nobody lost")?;
+        let (state, code) = block(send_lease(&admin, &loser, &body))?;
+        ensure!(state == "sent", "round {round}: the retry after the release came to {state} {code}");
+        void(&admin, &unit, &loser)?;
+        sent.extend([winner, loser]);
+    }
+    let stream = format!("unit:{unit}");
+    let events = system.events("units", 0)?;
+    let count = |kind: &str| events.iter().filter(|event| event.stream == stream && event.kind == kind).count();
+    let (reserved, released) = (count("UnitReserved"), count("ReservationReleased"));
+    ensure!(reserved == sent.len() && released == sent.len(), "{} leases were sent and voided: {reserved} UnitReserved, {released} ReservationReleased", sent.len());
+    Ok(format!("{rounds} rounds of {CLIENTS} leases: 1 sent each, {} refused, every retry was sent", rounds * (CLIENTS - 1)))
+}
+
+fn void(admin: &Http, unit: &str, lease: &str) -> Result<()> {
+    admin.done(&format!("/leases/{lease}/void"), &json!({"reason": "the next round"}))?;
+    block(free(admin, unit))
+}
+
+/// The place of the one that was sent.
+async fn lease_round(admin: &Http, drafts: &[String], body: &Value) -> Result<usize> {
+    let tasks: Vec<_> = drafts
+        .iter()
+        .map(|lease| {
+            let (admin, lease, body) = (admin.clone(), lease.clone(), body.clone());
+            spawn(async move { send_lease(&admin, &lease, &body).await })
+        })
+        .collect();
+    let mut won = Vec::new();
+    for (client, task) in tasks.into_iter().enumerate() {
+        let (state, code) = task.await??;
+        match state.as_str() {
+            "sent" => won.push(client),
+            _ => ensure!(state == "draft" && code == REFUSED, "a lease that was not sent came to {state} {code}"),
+        }
+    }
+    ensure!(won.len() == 1, "{} leases were sent: {won:?}", won.len());
+    Ok(won[0])
+}

@@ -1,0 +1,209 @@
+//! What runs, on which system, and what came of it.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use super::system::{Embedded, System};
+use super::{access, caching, crashes, edge, fuzz, input, jobs, privacy, races, reads, walkthrough};
+use crate::stack::Options;
+use crate::test::BINARY_VARIABLE;
+use crate::workspace::{Profile, build_casitas};
+
+/// How much of everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// Seconds: in `cargo xtask test`.
+    Short,
+    /// What the issue asks for: in `cargo xtask verify`.
+    Full,
+}
+
+impl Size {
+    pub fn pick<T>(self, short: T, full: T) -> T {
+        match self {
+            Self::Short => short,
+            Self::Full => full,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct SuiteOptions {
+    pub size: Size,
+    pub profile: Profile,
+    /// A `casitas` that is built already.
+    pub binary: Option<PathBuf>,
+    /// Only scenarios whose name begins so.
+    pub only: Vec<String>,
+}
+
+impl SuiteOptions {
+    /// For `cargo xtask test`: the binary that it built.
+    pub fn short() -> Self {
+        let binary = std::env::var_os(BINARY_VARIABLE).map(PathBuf::from);
+        Self { size: Size::Short, profile: Profile::Debug, binary, only: Vec::new() }
+    }
+}
+
+/// One scenario and what came of it.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub name: String,
+    pub what: &'static str,
+    /// What was counted or measured, or how it failed.
+    pub figure: String,
+    pub passed: bool,
+    pub seconds: f64,
+}
+
+pub struct Suite {
+    pub size: Size,
+    pub rows: Vec<Row>,
+    binary: PathBuf,
+    theme: &'static str,
+    only: Vec<String>,
+}
+
+impl Suite {
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| name.starts_with(only.as_str()))
+    }
+
+    /// Runs one scenario. One that fails does not keep the next from being tried.
+    fn check(&mut self, name: &str, what: &'static str, work: impl FnOnce(Size) -> Result<String>) {
+        let name = format!("{}.{name}", self.theme);
+        if !self.wants(&name) {
+            return;
+        }
+        eprintln!("xtask: {name}: {what}");
+        let started = Instant::now();
+        let outcome = work(self.size);
+        let (passed, figure) = match outcome {
+            Ok(figure) => (true, figure),
+            Err(error) => (false, format!("{error:#}")),
+        };
+        let seconds = started.elapsed().as_secs_f64();
+        eprintln!("xtask: {name}: {} in {seconds:.1} s: {figure}", if passed { "PASS" } else { "FAIL" });
+        self.rows.push(Row { name, what, figure, passed, seconds });
+    }
+
+    fn options(&self) -> Options {
+        Options { binary: Some(self.binary.clone()), ..Options::for_tests() }
+    }
+}
+
+type Theme = fn(&mut Suite) -> Result<()>;
+
+/// Systems of their own, each with its scenarios in order.
+pub const THEMES: [(&str, Theme); 4] =
+    [("first-run", first_run), ("embedded", embedded), ("distributed", distributed), ("faults", faults)];
+
+/// Runs the themes with this name, or all.
+///
+/// # Errors
+/// When `casitas` cannot be built or a system does not come up. A scenario that fails is a row.
+pub fn run(options: &SuiteOptions, theme: Option<&str>) -> Result<Vec<Row>> {
+    let binary = match &options.binary {
+        Some(binary) => binary.clone(),
+        None => build_casitas(options.profile)?,
+    };
+    let mut suite = Suite { size: options.size, rows: Vec::new(), binary, theme: "", only: options.only.clone() };
+    let chosen: Vec<&(&str, Theme)> = THEMES.iter().filter(|(name, _)| theme.is_none_or(|theme| theme == *name)).collect();
+    for (name, work) in chosen {
+        let prefix = format!("{name}.");
+        let related = |only: &String| only.starts_with(&prefix) || prefix.starts_with(only.as_str());
+        if !suite.only.is_empty() && !suite.only.iter().any(related) {
+            continue;
+        }
+        suite.theme = name;
+        work(&mut suite)?;
+    }
+    if suite.rows.is_empty() {
+        bail!("no scenario is called {:?}", options.only);
+    }
+    Ok(suite.rows)
+}
+
+/// What somebody sees who has just cloned the repository.
+fn first_run(suite: &mut Suite) -> Result<()> {
+    let binary = suite.binary.clone();
+    suite.check("empty", "an empty store and a first admin by `casitas users add`", |_| {
+        let system = System::Embedded(Box::new(Embedded::start_empty(&binary)?));
+        let figure = walkthrough::without_demo(&system)?;
+        system.stop()?;
+        Ok(figure)
+    });
+    suite.check("demo", "`casitas --demo` answers the walk-through", |size| {
+        let started = Instant::now();
+        let embedded = match size {
+            Size::Short => Embedded::start_seeded(&binary, 40, 1)?,
+            Size::Full => Embedded::start_demo(&binary)?,
+        };
+        let seconds = started.elapsed().as_secs_f64();
+        let system = System::Embedded(Box::new(embedded));
+        let figure = walkthrough::with_demo(&system)?;
+        system.stop()?;
+        Ok(format!("{figure}; up with its data after {seconds:.1} s"))
+    });
+    Ok(())
+}
+
+fn embedded(suite: &mut Suite) -> Result<()> {
+    let mut system = System::Embedded(Box::new(Embedded::start_empty(&suite.binary)?));
+    suite.check("access.matrix", "every route x role x own or foreign (2.4)", |_| access::matrix(&system));
+    suite.check("access.tokens", "forged, expired and foreign tokens", |_| access::forged_tokens(&system));
+    suite.check("access.deactivation", "a deactivated user is out at once", |_| access::deactivation(&system));
+    suite.check("input", "bad input is 4xx and writes nothing", |_| input::table(&system));
+    suite.check("reads.expiry", "a hold that expired is shown by no GET after it", |size| reads::expiring_holds(&system, size));
+    suite.check("reads.own-writes", "a GET with the token sees the command", |size| reads::own_writes(&mut system, size));
+    suite.check("races.holds", "64 clients place overlapping holds", |size| races::holds(&system, size));
+    suite.check("races.leases", "64 leases of one unit are sent", |size| races::leases(&system, size));
+    suite.check("reports.priority", "high before low on one slot", |size| jobs::priority(&mut system, size));
+    suite.check("reports.kills", "the process killed between the steps of a report", |size| jobs::kills(&mut system, size));
+    suite.check("crashes", "kill -9 of the process under load", |size| crashes::embedded(&mut system, size));
+    suite.check("privacy", "no plaintext of a party in any file but party_card", |_| privacy::embedded(&mut system));
+    suite.check("schemathesis", "property-based requests from /openapi.json", |size| fuzz::schemathesis(&system, size));
+    system.stop()
+}
+
+fn distributed(suite: &mut Suite) -> Result<()> {
+    let size = suite.size;
+    let demo = Options {
+        demo: true,
+        demo_units: size.pick(Some(40), None),
+        demo_years: size.pick(Some(1), None),
+        ..suite.options()
+    };
+    let mut system = System::distributed(&demo)?;
+    suite.check("cache.warm", "available_units is in Redis before any GET of it", |_| caching::warm(&mut system));
+    suite.check("walk", "the walk-through by Nginx", |_| walkthrough::with_demo(&system));
+    suite.check("cache.tiers", "both replicas; the second GET is a HIT", |_| caching::tiers(&mut system, true));
+    suite.check("cache.redis", "the same with the in-process tier off, by Redis' own count", |_| {
+        caching::tiers(&mut system, false)
+    });
+    suite.check("reads.own-writes", "projector delayed: a GET with the token sees the command", |size| {
+        reads::own_writes(&mut system, size)
+    });
+    suite.check("reads.expiry", "a hold that expired is shown by no GET after it", |size| reads::expiring_holds(&system, size));
+    suite.check("races.holds", "64 clients place overlapping holds", |size| races::holds(&system, size));
+    suite.check("races.leases", "64 leases of one unit are sent", |size| races::leases(&system, size));
+    suite.check("access.matrix", "every route x role x own or foreign (2.4)", |_| access::matrix(&system));
+    suite.check("access.tokens", "forged, expired and foreign tokens", |_| access::forged_tokens(&system));
+    suite.check("access.deactivation", "a deactivated user is out at once", |_| access::deactivation(&system));
+    suite.check("input", "bad input is 4xx and writes nothing", |_| input::table(&system));
+    suite.check("edge", "Nginx at its default limits", |_| edge::default_limits(&mut system));
+    suite.check("privacy", "no plaintext of a party in any store but party_card", |_| privacy::distributed(&mut system));
+    system.stop()
+}
+
+fn faults(suite: &mut Suite) -> Result<()> {
+    let mut system = System::distributed(&suite.options())?;
+    suite.check("reports.priority", "high before low on one slot", |size| jobs::priority(&mut system, size));
+    suite.check("reports.kills", "the worker killed between the steps of a report", |size| jobs::kills(&mut system, size));
+    suite.check("reports.wiped", "RabbitMQ wiped with jobs open", |size| jobs::wiped(&mut system, size));
+    suite.check("redis", "Redis flushed, stopped, started under GETs", |size| caching::redis_away(&mut system, size));
+    suite.check("crashes", "kill -9 of everything in turn under load", |size| crashes::distributed(&mut system, size));
+    system.stop()
+}

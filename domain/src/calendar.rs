@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 
 /// `[from, to)`; without `to` it is open-ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct DateRange {
     #[schema(value_type = String, format = Date)]
     pub from: Date,

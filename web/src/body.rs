@@ -71,6 +71,10 @@ pub(crate) fn too_large() -> Problem {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    // serde would fill a struct from a list of its fields' values, in their order.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Problem::validation("", "the body must be a JSON object"));
+    }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let pointer = pointer_of(error.path());
@@ -180,6 +184,11 @@ mod tests {
     #[test]
     fn an_unknown_field_is_pointed_at() {
         assert_eq!(pointer(r#"{"lines":[],"x":1}"#), "/x");
+    }
+
+    #[test]
+    fn a_list_is_no_struct() {
+        assert_eq!(parse::<Rent>(b" [[]]").expect_err("refused").code, "VALIDATION_FAILED");
     }
 
     #[test]

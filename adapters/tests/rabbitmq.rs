@@ -76,7 +76,9 @@ impl Lab {
 }
 
 fn queue() -> RabbitQueue {
-    RabbitQueue::new(RabbitConfig::from_url(&url(), "test").expect("CASITAS_TEST_RABBITMQ is amqp://user:password@host:port/vhost"))
+    RabbitQueue::new(
+        RabbitConfig::from_url(&url(), "test").expect("CASITAS_TEST_RABBITMQ is amqp://user:password@host:port/vhost"),
+    )
 }
 
 async fn receive(consumer: &dyn JobConsumer, priority: Priority) -> Delivery {

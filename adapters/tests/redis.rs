@@ -14,9 +14,8 @@ const BOUND: Duration = Duration::from_secs(10);
 const FIRST: CacheVersion = CacheVersion { generation: 1, term: 1, revision: 1 };
 
 fn config() -> RedisConfig {
-    let url = std::env::var("CASITAS_TEST_REDIS").unwrap_or_else(|_| {
-        panic!("CASITAS_TEST_REDIS is not set: run `cargo xtask test`, which starts a private Redis")
-    });
+    let url = std::env::var("CASITAS_TEST_REDIS")
+        .unwrap_or_else(|_| panic!("CASITAS_TEST_REDIS is not set: run `cargo xtask test`, which starts a private Redis"));
     RedisConfig::from_url(&url).expect("CASITAS_TEST_REDIS is redis://host:port")
 }
 
@@ -64,7 +63,8 @@ async fn an_outage_costs_one_wait_and_then_nothing_until_redis_is_back() {
 async fn a_subscription_that_was_cut_is_made_again() {
     let upstream = config();
     let proxy = Proxy::start(&upstream.host, upstream.port).await;
-    let (here, there) = (RedisHints::start(&upstream).expect("hints"), RedisHints::start(&through(&proxy, &upstream)).expect("hints"));
+    let (here, there) =
+        (RedisHints::start(&upstream).expect("hints"), RedisHints::start(&through(&proxy, &upstream)).expect("hints"));
     conformance::hints::all(&here, &there).await;
     proxy.make(Weather::Cut);
     proxy.make(Weather::Fair);

@@ -22,7 +22,7 @@ pub struct WorkerConfig {
     pub low_wait_max: Duration,
     /// How long a job waits in its slot for the views to reach its pinned positions.
     pub positions_wait_max: Duration,
-    /// How long one rendering may take.
+    /// How long one rendering may take; below the minute after which the dispatcher sends a report again.
     pub render_max: Duration,
     /// Pause before the second try; the third waits four times as long.
     pub retry_pause: Duration,
@@ -44,7 +44,7 @@ impl WorkerConfig {
             high_prefetch: 10,
             low_wait_max: Duration::from_secs(30),
             positions_wait_max: Duration::from_secs(10),
-            render_max: Duration::from_secs(120),
+            render_max: Duration::from_secs(45),
             retry_pause: Duration::from_secs(1),
             drain_max: Duration::from_secs(8),
             render_delay: Duration::ZERO,

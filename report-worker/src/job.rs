@@ -70,11 +70,22 @@ impl Job<'_> {
                 Err(Stop::Failure { reason, retryable }) => self.fail(attempt, reason, retryable).await,
             },
             Err(Stop::Outage(error)) => self.later(error, attempt),
-            Err(Stop::Failure { reason, .. }) => {
-                // Nothing was started, so there is no attempt to fail; the stream itself is at fault.
-                tracing::error!(report.id = %self.report_id, reason, "a report cannot be worked on");
-                Verdict::Dead("unreadable")
-            }
+            Err(Stop::Failure { reason, .. }) => self.refuse(reason).await,
+        }
+    }
+
+    /// Ends a report that cannot even be begun: recorded if it can be, so that its owner sees why and nobody sends it again.
+    async fn refuse(&self, reason: String) -> Verdict {
+        tracing::error!(report.id = %self.report_id, reason, "a report cannot be worked on");
+        let started = self.execute(ReportCommand::StartAttempt { worker: self.config.name.clone() }).await;
+        let attempt = match started {
+            Ok(()) => self.report().await.map(|report| report.attempt),
+            Err(error) => Err(error),
+        };
+        match attempt {
+            Ok(attempt) => self.fail(attempt, reason, false).await,
+            Err(CommandError::Port(error)) if error.is_transient() => self.later(error, None),
+            Err(_) => Verdict::Dead("unreadable"),
         }
     }
 
@@ -97,7 +108,9 @@ impl Job<'_> {
         if !pins::reached(&order, renderer.models(), &**views, &**hints, self.config.positions_wait_max).await? {
             return Err(Stop::Outage(Error::Unavailable { what: "the views at the pinned positions".into(), source: None }));
         }
-        if let Some(attempt) = attempt.filter(|&attempt| report.attempt == attempt && report.state == Some(ReportState::Running)) {
+        if let Some(attempt) =
+            attempt.filter(|&attempt| report.attempt == attempt && report.state == Some(ReportState::Running))
+        {
             return Ok(Begun::Attempt { order, attempt });
         }
         match self.execute(ReportCommand::StartAttempt { worker: self.config.name.clone() }).await {

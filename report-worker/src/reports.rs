@@ -43,7 +43,7 @@ impl Registry {
         Self(renderers)
     }
 
-    pub(crate) fn get(&self, kind: ReportKind) -> Option<&Arc<dyn Render>> {
+    pub fn get(&self, kind: ReportKind) -> Option<&Arc<dyn Render>> {
         self.0.iter().find(|renderer| renderer.kind() == kind)
     }
 }

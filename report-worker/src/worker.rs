@@ -188,12 +188,14 @@ impl Worker {
             None => Verdict::Again { pause: DUPLICATE_PAUSE, attempt },
             Some(_in_work) => {
                 if attempt.is_none() && !delivery.redelivered {
-                    metrics::histogram!("casitas_job_wait_seconds", "queue" => queue).record(self.waited_s(delivery.report_id));
+                    metrics::histogram!("casitas_job_wait_seconds", "queue" => queue)
+                        .record(self.waited_s(delivery.report_id));
                 }
                 let started = Instant::now();
                 let job = Job { config: &self.config, ports: &self.ports, report_id: delivery.report_id };
                 let verdict = job.work(attempt).await;
-                metrics::histogram!("casitas_job_duration_seconds", "queue" => queue).record(started.elapsed().as_secs_f64());
+                metrics::histogram!("casitas_job_duration_seconds", "queue" => queue)
+                    .record(started.elapsed().as_secs_f64());
                 verdict
             }
         };

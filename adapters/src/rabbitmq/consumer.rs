@@ -89,7 +89,11 @@ async fn forward(
 ) {
     while let Some(Ok(message)) = consumer.next().await {
         let Some(report_id) = std::str::from_utf8(&message.data).ok().and_then(|text| Uuid::parse_str(text).ok()) else {
-            tracing::error!(queue = priority.queue(), bytes = message.data.len(), "a message that is no report id goes to the dead letters");
+            tracing::error!(
+                queue = priority.queue(),
+                bytes = message.data.len(),
+                "a message that is no report id goes to the dead letters"
+            );
             metrics::counter!("casitas_bad_messages_total", "queue" => priority.queue()).increment(1);
             let reject = channel.basic_reject(message.delivery_tag, BasicRejectOptions { requeue: false });
             if within(CALL_TIMEOUT, reject).await.is_err() {

@@ -34,7 +34,12 @@ impl fmt::Debug for RabbitConfig {
 
 impl RabbitConfig {
     /// From `host:port`; `name` is the role, as shown by the broker.
-    pub fn new(address: &str, user: impl Into<String>, password: impl Into<String>, name: impl Into<String>) -> Result<Self> {
+    pub fn new(
+        address: &str,
+        user: impl Into<String>,
+        password: impl Into<String>,
+        name: impl Into<String>,
+    ) -> Result<Self> {
         let (host, port) = crate::address::host_and_port("RabbitMQ", address)?;
         let userinfo = AMQPUserInfo { username: user.into(), password: password.into() };
         let uri = AMQPUri {

@@ -177,8 +177,7 @@ impl JobQueue for RabbitQueue {
         let declared = link.channel.queue_declare(priority.queue().into(), passive, FieldTable::default());
         match within(CALL_TIMEOUT, declared).await {
             Ok(queue) => {
-                let depth =
-                    QueueDepth { ready: queue.message_count().into(), consumers: queue.consumer_count().into() };
+                let depth = QueueDepth { ready: queue.message_count().into(), consumers: queue.consumer_count().into() };
                 *observer = Some(link);
                 Ok(depth)
             }

@@ -1,6 +1,8 @@
 //! What stands in the broker: names, properties, users and their rights. Written once, used by the definitions that
 //! `casitas secrets init` makes and by declaring the same things from here.
 
+use std::time::Duration;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
@@ -10,7 +12,7 @@ use ports::Priority;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::link::{CALL_TIMEOUT, Stop, open_channel, within};
+use super::link::{Stop, open_channel, within};
 
 pub const VHOST: &str = "casitas";
 /// Direct; the routing key is the queue's name.
@@ -28,6 +30,9 @@ const DELIVERY_LIMIT: i64 = 20;
 /// Far above the 1,000 unfinished reports that the dispatcher allows; beyond it the broker refuses the publish.
 const MESSAGES_MAX: i64 = 10_000;
 const DEAD_LETTERS_MAX: i64 = 10_000;
+
+/// Longest wait for one declaration: the broker elects a leader and syncs to disk.
+const DECLARE_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn job_queue_arguments() -> Vec<(&'static str, Value)> {
     vec![
@@ -68,10 +73,11 @@ pub(super) async fn declare(connection: &Connection) -> Result<(), Stop> {
     let channel = open_channel(connection).await?;
     for (name, kind) in exchanges() {
         let options = ExchangeDeclareOptions { durable: true, ..Default::default() };
-        within(CALL_TIMEOUT, channel.exchange_declare(name.into(), kind, options, FieldTable::default())).await?;
+        within(DECLARE_TIMEOUT, channel.exchange_declare(name.into(), kind, options, FieldTable::default())).await?;
     }
     for (name, arguments) in queues() {
-        within(CALL_TIMEOUT, channel.queue_declare(name.into(), QueueDeclareOptions::durable(), table(&arguments))).await?;
+        within(DECLARE_TIMEOUT, channel.queue_declare(name.into(), QueueDeclareOptions::durable(), table(&arguments)))
+            .await?;
     }
     for (exchange, queue, key) in bindings() {
         let bound = channel.queue_bind(
@@ -81,7 +87,7 @@ pub(super) async fn declare(connection: &Connection) -> Result<(), Stop> {
             QueueBindOptions::default(),
             FieldTable::default(),
         );
-        within(CALL_TIMEOUT, bound).await?;
+        within(DECLARE_TIMEOUT, bound).await?;
     }
     Ok(())
 }
@@ -199,7 +205,10 @@ mod tests {
         let definitions = definitions_json(&[BrokerUser::new(PROJECTOR, "x")]);
         let names: Vec<_> = definitions["queues"].as_array().expect("queues").iter().map(|queue| &queue["name"]).collect();
         assert_eq!(names, ["dead_letters", "high_priority", "low_priority"]);
-        assert_eq!(definitions["permissions"][0]["configure"], r"^(reports|reports\.dead|dead_letters|high_priority|low_priority)$");
+        assert_eq!(
+            definitions["permissions"][0]["configure"],
+            r"^(reports|reports\.dead|dead_letters|high_priority|low_priority)$"
+        );
         assert_eq!(definitions["exchanges"][1]["type"], "fanout");
     }
 }

@@ -34,7 +34,10 @@ impl RedisCache {
 
     /// Whether Redis answers now; for readiness and `doctor`.
     pub async fn ping(&self) -> Result<()> {
-        self.0.request(|mut redis| async move { ::redis::cmd("PING").query_async::<String>(&mut redis).await }).await.map(drop)
+        self.0
+            .request(|mut redis| async move { ::redis::cmd("PING").query_async::<String>(&mut redis).await })
+            .await
+            .map(drop)
     }
 }
 
@@ -43,7 +46,9 @@ impl SharedCache for RedisCache {
     async fn get(&self, key: &str) -> Result<Option<Bytes>> {
         let key = format!("{KEY_PREFIX}{key}");
         self.0
-            .request(|mut redis| async move { ::redis::cmd("HGET").arg(key).arg("v").query_async::<Option<Vec<u8>>>(&mut redis).await })
+            .request(|mut redis| async move {
+                ::redis::cmd("HGET").arg(key).arg("v").query_async::<Option<Vec<u8>>>(&mut redis).await
+            })
             .await
             .map(|value| value.map(Bytes::from))
     }

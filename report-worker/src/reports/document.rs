@@ -1,11 +1,12 @@
 //! Rows to bytes, the same for every report.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
-use domain::reports::ReportFormat;
-use domain::Money;
-use ports::{Error, Result};
+use domain::reports::{ReportFormat, ReportKind};
+use domain::{Context, Date, LeaseId, Money};
+use ports::{Error, Position, Result};
 use serde::Serialize;
-use serde_json::json;
 
 use super::Rendered;
 use crate::Order;
@@ -36,15 +37,21 @@ fn csv<L: Line>(lines: &[L]) -> Result<Vec<u8>> {
     writer.into_inner().map_err(|error| Error::corrupt(format!("CSV cannot be written: {error}")))
 }
 
+/// A struct and not a map: its fields keep their order in every build.
+#[derive(Serialize)]
+struct JsonDocument<'a, L> {
+    kind: ReportKind,
+    as_of: Date,
+    positions: &'a BTreeMap<Context, Position>,
+    lease_id: Option<LeaseId>,
+    lines: &'a [L],
+}
+
 fn json_document<L: Line>(order: &Order, lines: &[L]) -> Result<Vec<u8>> {
-    let document = json!({
-        "kind": order.kind,
-        "as_of": order.as_of,
-        "positions": order.positions,
-        "lease_id": order.params.lease_id,
-        "lines": lines,
-    });
-    serde_json::to_vec_pretty(&document).map_err(|error| Error::corrupt(format!("a report cannot be written as JSON: {error}")))
+    let Order { kind, as_of, positions, params, .. } = order;
+    let document = JsonDocument { kind: *kind, as_of: *as_of, positions, lease_id: params.lease_id, lines };
+    serde_json::to_vec_pretty(&document)
+        .map_err(|error| Error::corrupt(format!("a report cannot be written as JSON: {error}")))
 }
 
 /// An optional value as a cell: empty when there is none.

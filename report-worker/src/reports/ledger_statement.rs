@@ -40,6 +40,10 @@ impl LedgerLine {
     }
 }
 
+fn is_untouched(balance: &LedgerBalance) -> bool {
+    [balance.charged, balance.paid, balance.balance].iter().all(|money| money.amount == 0)
+}
+
 impl Line for LedgerLine {
     const COLUMNS: &'static [&'static str] = &["lease_id", "currency", "charged", "paid", "balance", "oldest_due"];
 
@@ -69,13 +73,13 @@ impl Render for LedgerStatement {
         let position = order.position(Context::Finances)?;
         let mut lines = Vec::new();
         for head in ledgers_at(views, position, order.params.lease_id).await? {
-            // One that was opened later than the business date had no balance on it.
-            if head.opened_on > order.as_of {
-                continue;
-            }
             let book = book(views, head.lease_id, Some(position)).await?;
             let book = book.ok_or_else(|| Error::corrupt(format!("ledger {} has no book", head.lease_id)))?;
-            lines.push(LedgerLine::of(&head, &book.balance(order.as_of)?));
+            let balance = book.balance(order.as_of)?;
+            // One opened after the business date belongs to it only by what was booked back to it.
+            if head.opened_on <= order.as_of || !is_untouched(&balance) {
+                lines.push(LedgerLine::of(&head, &balance));
+            }
         }
         document(order, &lines)
     }

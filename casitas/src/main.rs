@@ -227,7 +227,9 @@ async fn operate(settings: &Settings, mut verb: Verb, output: Option<Output>) ->
     let operator = Operator::new(platform, handler, None);
     let work = tokio::spawn(async move { operator.run(verb, rows).await });
     while let Some(row) = waiting.recv().await {
-        printer.row(row);
+        if !printer.row(row) {
+            return Ok(exit::OK);
+        }
     }
     printer.finish();
     work.await?

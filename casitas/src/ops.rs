@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -117,7 +117,17 @@ pub fn documents(openapi: String, jwks: Value) -> Router {
         )
         .route("/problems/{code}", get(problem_page))
         // The page and its scripts are compiled in: it works without the internet.
-        .merge(utoipa_swagger_ui::SwaggerUi::new("/docs").config(utoipa_swagger_ui::Config::from("/openapi.json")))
+        .merge(
+            Router::from(utoipa_swagger_ui::SwaggerUi::new("/docs").config(utoipa_swagger_ui::Config::from("/openapi.json")))
+                .layer(axum::middleware::map_response(own_scripts_only)),
+        )
+}
+
+/// The documentation page runs its own scripts; Nginx's default policy would forbid them.
+async fn own_scripts_only(mut response: Response) -> Response {
+    let policy = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'";
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
+    response
 }
 
 /// What `type` of a problem resolves to.

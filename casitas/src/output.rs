@@ -21,25 +21,26 @@ pub enum Output {
 pub struct Printer {
     output: Output,
     rows: Vec<Value>,
+    closed: bool,
 }
 
 impl Printer {
     /// A table on a terminal, ndjson into a pipe, unless it was said.
     pub fn new(output: Option<Output>, streaming: bool) -> Self {
         let fallback = if std::io::stdout().is_terminal() && !streaming { Output::Table } else { Output::Ndjson };
-        Self { output: output.unwrap_or(if streaming { Output::Ndjson } else { fallback }), rows: vec![] }
+        Self { output: output.unwrap_or(if streaming { Output::Ndjson } else { fallback }), rows: vec![], closed: false }
     }
 
-    pub fn row(&mut self, row: Value) {
+    /// Shows a row; answers whether anybody still reads.
+    pub fn row(&mut self, row: Value) -> bool {
         match self.output {
             Output::Ndjson => {
-                // A closed pipe ends the program quietly, as `head` expects.
-                if writeln!(std::io::stdout(), "{row}").is_err() {
-                    std::process::exit(0);
-                }
+                // A reader that has seen enough, like `head`, is no error.
+                self.closed |= writeln!(std::io::stdout(), "{row}").is_err();
             }
             Output::Table | Output::Json => self.rows.push(row),
         }
+        !self.closed
     }
 
     pub fn finish(self) {

@@ -295,6 +295,7 @@ fn shutdown_signal() -> CancellationToken {
         tracing::info!("stopping; once more ends at once");
         cancel.cancel();
         wait_for_signal().await;
+        #[allow(clippy::disallowed_methods, reason = "the second signal asks for exactly that; every acknowledged command is durable")]
         std::process::exit(130);
     });
     token

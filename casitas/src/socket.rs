@@ -89,7 +89,7 @@ async fn answer(stream: UnixStream, operator: Operator) -> Result<()> {
 }
 
 /// Asks a running `serve`; `None` when none answers on that folder.
-pub async fn ask(data_dir: &Path, verb: &Verb, mut row: impl FnMut(Value)) -> Result<Option<u8>> {
+pub async fn ask(data_dir: &Path, verb: &Verb, mut row: impl FnMut(Value) -> bool) -> Result<Option<u8>> {
     let Ok(stream) = UnixStream::connect(path(data_dir)).await else { return Ok(None) };
     let (read, mut write) = stream.into_split();
     write.write_all(format!("{}\n", serde_json::to_string(verb)?).as_bytes()).await?;
@@ -103,7 +103,8 @@ pub async fn ask(data_dir: &Path, verb: &Verb, mut row: impl FnMut(Value)) -> Re
                 }
                 return Ok(Some(exit as u8));
             }
-            None => row(value),
+            None if row(value) => {}
+            None => return Ok(Some(crate::exit::OK)),
         }
     }
     anyhow::bail!("the running casitas ended before it had answered")

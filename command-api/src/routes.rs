@@ -20,6 +20,11 @@ pub use auth::{LoginIn, TokenOut};
 
 /// Every command route; the OpenAPI document comes with it.
 pub fn router(api: Api) -> OpenApiRouter {
+    described().with_state(api)
+}
+
+/// The routes without their state: for the document.
+pub fn described() -> OpenApiRouter<Api> {
     OpenApiRouter::new()
         .routes(routes!(auth::login))
         .routes(routes!(auth::login_alias))
@@ -61,5 +66,4 @@ pub fn router(api: Api) -> OpenApiRouter {
         .routes(routes!(reports::generate_finance_report))
         .routes(routes!(reports::generate_legal_report))
         .routes(routes!(reports::cancel_report))
-        .with_state(api)
 }

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use commands::step;
 use domain::auth::Access;
 use domain::finances::Ledger;
-use domain::legal::{Document, Lease, LeaseCommand, LeasePlace, LeaseState, LeaseTerms, SignatureMethod};
+use domain::legal::{Document, Lease, LeaseCommand, LeasePlace, LeaseState, LeaseTerms, SignatureMethod, move_in};
 use domain::units::Unit;
 use domain::{Date, DocumentId, LeaseId, PartyId, Sha256};
 use ports::{HintStream, Topic};
@@ -244,7 +244,9 @@ pub async fn activate_lease(
     command: Command<WriteLeases, ActivateIn>,
 ) -> Result<Reply, Problem> {
     let ledger = api.handler().load::<Ledger>(id.to_string()).await.map_err(problem)?;
-    let deposit_paid = (ledger.version > 0).then(|| ledger.state.deposit_paid());
+    // A deposit that was not charged yet is not paid either.
+    let charged = ledger.state.charge(move_in::deposit_charge(LeaseId(id))).is_some();
+    let deposit_paid = (ledger.version > 0).then(|| charged && ledger.state.deposit_paid());
     let activate = LeaseCommand::ActivateLease { on: command.body.on, deposit_paid };
     let executed = api.execute(&command.issue, vec![step::<Lease>(id.to_string(), activate)]).await?;
     Ok(Reply::changed(id, executed))

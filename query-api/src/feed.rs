@@ -7,7 +7,8 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use domain::Context;
-use ports::{Checkpoint, Error, Hints, ModelHead, Result, Topic, ViewChange, ViewStore};
+use futures::FutureExt;
+use ports::{Checkpoint, Error, HintStream, Hints, ModelHead, Result, Topic, ViewChange, ViewStore};
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout};
 
@@ -18,6 +19,8 @@ use crate::token::{MinPosition, Reached};
 pub const STALE_AFTER: Duration = Duration::from_secs(1);
 /// Without a hint the feed asks this often.
 const POLL_EVERY: Duration = Duration::from_millis(100);
+/// Hints of many batches in a row are answered by one poll.
+const POLL_PAUSE: Duration = Duration::from_millis(5);
 /// A poll that takes longer is given up and tried again.
 const POLL_DEADLINE: Duration = Duration::from_secs(2);
 /// Rows of the change feed read in one statement.
@@ -135,43 +138,29 @@ impl Feed {
 
     /// Follows the change feed until the process ends: woken by hints, and every 100 ms regardless.
     pub async fn run(self: Arc<Self>, hints: Arc<dyn Hints>) {
-        let mut stream = Some(hints.subscribe());
+        let mut hints = Some(hints.subscribe());
         let mut failing = false;
         loop {
-            let polled = timeout(POLL_DEADLINE, self.poll()).await;
-            let failure = match polled {
+            let failure = match timeout(POLL_DEADLINE, self.poll()).await {
                 Ok(Ok(())) => None,
                 Ok(Err(error)) => Some(error.chain()),
                 Err(_) => Some("the view store did not answer in time".to_owned()),
             };
+            let failed = failure.is_some();
             match failure {
                 Some(error) if !failing => {
-                    failing = true;
                     tracing::warn!(error, "the change feed cannot be read: after one second caches are bypassed");
                 }
-                None if failing => {
-                    failing = false;
-                    tracing::info!("the change feed is read again");
-                }
+                None if failing => tracing::info!("the change feed is read again"),
                 _ => {}
             }
+            failing = failed;
             metrics::gauge!("casitas_view_feed_age_seconds").set(self.age().map_or(f64::INFINITY, |age| age.as_secs_f64()));
-            let pause = tokio::time::sleep(POLL_EVERY);
-            tokio::pin!(pause);
-            loop {
-                let hint = async {
-                    match stream.as_mut() {
-                        Some(stream) => stream.next().await,
-                        None => std::future::pending().await,
-                    }
-                };
-                tokio::select! {
-                    () = &mut pause => break,
-                    topic = hint => match topic {
-                        Some(Topic::Views) => break,
-                        Some(Topic::Log(_)) => {}
-                        None => stream = None,
-                    },
+            match failed {
+                true => tokio::time::sleep(POLL_EVERY).await,
+                false => {
+                    tokio::time::sleep(POLL_PAUSE).await;
+                    wait_for_views(&mut hints).await;
                 }
             }
         }
@@ -353,4 +342,113 @@ impl Feed {
     }
 }
 
+/// Until a hint about views came since the last poll, or the time for the next poll is there.
+async fn wait_for_views(hints: &mut Option<Box<dyn HintStream>>) {
+    let mut is_hinted = false;
+    // A hint that came while the last poll was under way may be about what it did not see; all of them are one.
+    while let Some(stream) = hints {
+        match stream.next().now_or_never() {
+            Some(Some(topic)) => is_hinted |= topic == Topic::Views,
+            Some(None) => *hints = None,
+            None => break,
+        }
+    }
+    if is_hinted {
+        return;
+    }
+    let _ = timeout(POLL_EVERY, async {
+        while let Some(stream) = hints {
+            match stream.next().await {
+                Some(Topic::Views) => return,
+                Some(Topic::Log(_)) => {}
+                None => *hints = None,
+            }
+        }
+        std::future::pending::<()>().await;
+    })
+    .await;
+}
+
 const UNPOISONED: &str = "the feed's lock is never poisoned: nothing under it panics";
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use serde_json::json;
+    use tokio::sync::broadcast;
+
+    use super::*;
+    use crate::testing::{TestViews, UNITS};
+
+    struct TestHints(broadcast::Sender<Topic>);
+    struct Listener(broadcast::Receiver<Topic>);
+
+    impl Hints for TestHints {
+        fn notify(&self, topic: Topic) {
+            let _ = self.0.send(topic);
+        }
+        fn subscribe(&self) -> Box<dyn HintStream> {
+            Box::new(Listener(self.0.subscribe()))
+        }
+    }
+
+    #[async_trait]
+    impl HintStream for Listener {
+        async fn next(&mut self) -> Option<Topic> {
+            self.0.recv().await.ok()
+        }
+    }
+
+    fn running() -> (Arc<TestViews>, Arc<Feed>, Arc<TestHints>) {
+        let views = TestViews::new();
+        let feed = Arc::new(Feed::new(views.clone()));
+        let hints = Arc::new(TestHints(broadcast::Sender::new(1_000)));
+        tokio::spawn(feed.clone().run(hints.clone()));
+        (views, feed, hints)
+    }
+
+    fn revision(feed: &Feed) -> u64 {
+        feed.marks([UNITS.name].into_iter()).first().map_or(0, |mark| mark.revision)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_hints_a_change_is_known_within_a_tenth_of_a_second_or_so() {
+        let (views, feed, hints) = running();
+        drop(hints);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        views.write(&UNITS, "a", json!(1));
+        tokio::time::sleep(POLL_EVERY + POLL_PAUSE).await;
+        assert_eq!(revision(&feed), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hint_wakes_the_feed_and_many_hints_are_few_polls() {
+        let (views, feed, hints) = running();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        views.write(&UNITS, "a", json!(1));
+        let before = views.polls.load(Ordering::SeqCst);
+        for _ in 0..100 {
+            hints.notify(Topic::Log(Context::Units));
+            hints.notify(Topic::Views);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(revision(&feed), 1);
+        let polls = views.polls.load(Ordering::SeqCst) - before;
+        // Not one for each; the runtime may hand out that many hints in a few rounds.
+        assert!((1..=5).contains(&polls), "{polls}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_view_store_that_comes_back_is_followed_again() {
+        let (views, feed, _hints) = running();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        views.down.store(true, Ordering::SeqCst);
+        tokio::time::sleep(STALE_AFTER * 2).await;
+        assert!(feed.is_stale());
+        views.write(&UNITS, "a", json!(1));
+        views.down.store(false, Ordering::SeqCst);
+        tokio::time::sleep(POLL_EVERY * 2).await;
+        assert!(!feed.is_stale());
+        assert_eq!(revision(&feed), 1);
+    }
+}

@@ -15,7 +15,7 @@ use web::{Principal, Principals};
 use crate::reader::{Reader, Wish};
 use crate::routes::users::UserById;
 
-/// A user whose token is genuine exists: when the view does not know them yet, it is only behind.
+/// How long a request waits for a view that is behind: the user of a genuine token exists, in the token's epoch at least.
 const BEHIND_MAX: Duration = Duration::from_secs(2);
 
 pub struct ViewPrincipals {
@@ -39,15 +39,18 @@ impl ViewPrincipals {
 #[async_trait]
 impl Principals for ViewPrincipals {
     async fn principal(&self, user_id: Uuid) -> Result<Option<Principal>, Error> {
+        Ok(self.user(user_id).await?.map(principal))
+    }
+
+    async fn bearer(&self, user_id: Uuid, epoch: u64) -> Result<Option<Principal>, Error> {
         let deadline = Instant::now() + BEHIND_MAX;
         let mut polls = self.reader.feed().polls();
         loop {
             polls.borrow_and_update();
-            if let Some(user) = self.user(user_id).await? {
-                return Ok(Some(principal(user)));
-            }
-            if timeout_at(deadline, polls.changed()).await.is_err() {
-                return Ok(None);
+            let user = self.user(user_id).await?;
+            let is_behind = user.as_ref().is_none_or(|user| user.epoch < epoch);
+            if !is_behind || timeout_at(deadline, polls.changed()).await.is_err() {
+                return Ok(user.map(principal));
             }
         }
     }

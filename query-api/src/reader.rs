@@ -177,7 +177,7 @@ impl Reader {
             arrival.stale |= !feed_reached;
             if !arrival.stale
                 && query.sharing() != Sharing::Never
-                && let Some(entry) = self.tiers.from_memory(&key)
+                && let Some(entry) = self.tiers.kept(&key)
             {
                 return Ok(Served { entry, source: Source::Memory, now: arrival.now });
             }
@@ -260,7 +260,7 @@ impl Reader {
 }
 
 impl Tiers {
-    fn from_memory(&self, key: &Arc<str>) -> Option<Arc<Entry>> {
+    fn kept(&self, key: &Arc<str>) -> Option<Arc<Entry>> {
         let entry = self.memory.get(key, self.feed.clears())?;
         self.may_serve(&entry).then_some(entry)
     }

@@ -38,6 +38,7 @@ pub struct TestViews {
     pub down: AtomicBool,
     pub gate: Arc<RwLock<()>>,
     pub snapshots: AtomicUsize,
+    pub polls: AtomicUsize,
     /// How long each read of a snapshot takes.
     pub slowness_ms: AtomicU64,
 }
@@ -121,6 +122,7 @@ impl ViewStore for TestViews {
         Err(Error::Conflict("tests write rows themselves".into()))
     }
     async fn heads(&self) -> Result<Vec<ModelHead>> {
+        self.polls.fetch_add(1, Ordering::SeqCst);
         self.up()?;
         Ok(self.models().values().map(|model| model.head.clone()).collect())
     }

@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result};
 use commands::Handler;
 use domain::Context;
 use ports::{Artifacts, Clock, EventLog, Hints, JobQueue, Logs, Sealer, SharedCache, SystemClock, ViewStore};
+use report_worker::WorkerStatus;
 
 use crate::config::Settings;
 use crate::secrets::{Secrets, init_keys};
@@ -94,6 +95,8 @@ pub enum Check {
     Views(Arc<dyn ViewStore>),
     Redis(Arc<RedisCache>),
     RabbitMq(Arc<RabbitQueue>),
+    /// Whether this report worker takes jobs just now.
+    Consumer(WorkerStatus),
 }
 
 impl Check {
@@ -103,13 +106,14 @@ impl Check {
             Self::Views(_) => "views_db".to_owned(),
             Self::Redis(_) => "redis".to_owned(),
             Self::RabbitMq(_) => "rabbitmq".to_owned(),
+            Self::Consumer(_) => "job consumer".to_owned(),
         }
     }
 
     /// Whether the process is of no use without it.
     pub fn is_vital(&self) -> bool {
         match self {
-            Self::Log(_) | Self::Views(_) => true,
+            Self::Log(_) | Self::Views(_) | Self::Consumer(_) => true,
             Self::Redis(_) | Self::RabbitMq(_) => false,
         }
     }
@@ -120,6 +124,8 @@ impl Check {
             Self::Views(views) => views.heads().await.map(drop),
             Self::Redis(redis) => redis.ping().await,
             Self::RabbitMq(queue) => queue.ping().await,
+            Self::Consumer(status) if status.is_consuming() => Ok(()),
+            Self::Consumer(_) => Err(ports::Error::Unavailable { what: "the job queue".to_owned(), source: None }),
         }
     }
 }
@@ -162,7 +168,9 @@ impl Platform {
     }
 
     fn distributed(settings: &Settings, address: &str, role: Role) -> Result<Self> {
-        let secrets = Secrets::at(settings.secrets_dir.clone().context("set CASITAS_SECRETS_DIR: the folder of `casitas secrets init`")?);
+        let secrets = Secrets::at(
+            settings.secrets_dir.clone().context("set CASITAS_SECRETS_DIR: the folder of `casitas secrets init`")?,
+        );
         let (user, secret) = role.database_user();
         let server = PostgresServer::new(address, user, &secrets.read(secret)?).map_err(chained)?;
         let logs: Vec<Arc<dyn EventLog>> = match role {
@@ -189,7 +197,8 @@ impl Platform {
                 Some(queue as Arc<dyn JobQueue>)
             }
         };
-        let artifacts = settings.artifacts_dir.clone().context("set CASITAS_ARTIFACTS_DIR: the shared folder of artifacts")?;
+        let artifacts =
+            settings.artifacts_dir.clone().context("set CASITAS_ARTIFACTS_DIR: the shared folder of artifacts")?;
         Ok(Self {
             logs: Logs::new(logs),
             views,

@@ -20,7 +20,7 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::config::{Settings, Switch};
 use crate::openapi;
 use crate::ops::{Ops, documents};
-use crate::platform::{Platform, Role};
+use crate::platform::{Check, Platform, Role};
 use crate::telemetry;
 
 /// From the signal to the end: requests under way get this long (R16 of reliability-security.md: 10 s in all).
@@ -35,7 +35,10 @@ pub async fn serve(settings: &Settings, demo: Option<crate::demo::Plan>) -> Resu
     }
     let metrics = telemetry::init_metrics()?;
     let platform = Platform::open(settings, Role::Operator).await?;
-    anyhow::ensure!(!platform.distributed, "`casitas serve` is the embedded mode: unset CASITAS_POSTGRES, or start the roles one by one");
+    anyhow::ensure!(
+        !platform.distributed,
+        "`casitas serve` is the embedded mode: unset CASITAS_POSTGRES, or start the roles one by one"
+    );
     let listener = bind(&settings.listen).await?;
     let handler = platform.handler()?;
     let demo_on = demo.is_some() || settings.demo_logins_on();
@@ -52,7 +55,8 @@ pub async fn serve(settings: &Settings, demo: Option<crate::demo::Plan>) -> Resu
     };
     let worker = worker(&platform, settings, "embedded")?;
     tasks.spawn(report_worker::run(worker.0, worker.1, shutdown.clone()));
-    let socket = crate::socket::serve(&settings.data_dir, platform.clone(), handler.clone(), board.clone(), shutdown.clone())?;
+    let socket =
+        crate::socket::serve(&settings.data_dir, platform.clone(), handler.clone(), board.clone(), shutdown.clone())?;
     tasks.spawn(socket);
 
     let ops = Ops::new(platform.checks.clone(), Some(board), metrics);
@@ -104,7 +108,7 @@ pub async fn projector_role(settings: &Settings) -> Result<()> {
     tasks.spawn(projector.run(shutdown.clone()));
     ops_listener(settings, &ops, &mut tasks, &shutdown).await?;
     tracing::info!("projector follows the logs");
-    shutdown.cancelled().await;
+    until_shutdown(&mut tasks, &shutdown).await?;
     ops.drain();
     finish(tasks).await;
     Ok(())
@@ -114,13 +118,15 @@ pub async fn report_worker_role(settings: &Settings) -> Result<()> {
     let metrics = telemetry::init_metrics()?;
     let platform = Platform::open(settings, Role::ReportWorker).await?;
     let shutdown = shutdown_signal();
-    let ops = Ops::new(platform.checks.clone(), None, metrics);
     let (config, ports) = worker(&platform, settings, &settings.served_by("report-worker"))?;
+    let mut checks = platform.checks.clone();
+    checks.push(Check::Consumer(ports.status.clone()));
+    let ops = Ops::new(checks, None, metrics);
     let mut tasks = JoinSet::new();
     tasks.spawn(report_worker::run(config, ports, shutdown.clone()));
     ops_listener(settings, &ops, &mut tasks, &shutdown).await?;
     tracing::info!(slots = settings.worker_slots, "report-worker waits for jobs");
-    shutdown.cancelled().await;
+    until_shutdown(&mut tasks, &shutdown).await?;
     ops.drain();
     finish(tasks).await;
     Ok(())
@@ -197,8 +203,11 @@ pub fn projector(platform: &Platform, settings: &Settings, handler: commands::Ha
         handler,
         hot,
     };
-    let config =
-        projector::Config { delay: Duration::from_millis(settings.projector_delay_ms), ..projector::Config::default() };
+    let config = projector::Config {
+        delay: Duration::from_millis(settings.projector_delay_ms),
+        held_per_consumer: u64::from(WorkerConfig::new("").high_prefetch),
+        ..projector::Config::default()
+    };
     Projector::new(ports, config).map_err(|error| anyhow::anyhow!("{}", error.chain()))
 }
 
@@ -278,6 +287,18 @@ async fn http(listener: TcpListener, app: Router, ops: &Ops, shutdown: &Cancella
     }
 }
 
+/// Waits for the signal; a part that ends before it is a failure of the process, which its supervisor restarts.
+async fn until_shutdown(tasks: &mut JoinSet<()>, shutdown: &CancellationToken) -> Result<()> {
+    tokio::select! {
+        () = shutdown.cancelled() => Ok(()),
+        Some(ended) = tasks.join_next() => match ended {
+            _ if shutdown.is_cancelled() => Ok(()),
+            Ok(()) => anyhow::bail!("a part of the process ended by itself"),
+            Err(error) => Err(error).context("a part of the process failed"),
+        },
+    }
+}
+
 async fn finish(mut tasks: JoinSet<()>) {
     let all = async { while tasks.join_next().await.is_some() {} };
     if tokio::time::timeout(DRAIN_MAX, all).await.is_err() {
@@ -295,7 +316,10 @@ fn shutdown_signal() -> CancellationToken {
         tracing::info!("stopping; once more ends at once");
         cancel.cancel();
         wait_for_signal().await;
-        #[allow(clippy::disallowed_methods, reason = "the second signal asks for exactly that; every acknowledged command is durable")]
+        #[allow(
+            clippy::disallowed_methods,
+            reason = "the second signal asks for exactly that; every acknowledged command is durable"
+        )]
         std::process::exit(130);
     });
     token
@@ -317,7 +341,11 @@ async fn wait_for_signal() {
 
 fn banner(settings: &Settings, listener: &TcpListener, demo: bool, seeded: Option<String>) -> Result<()> {
     let url = format!("http://{}", listener.local_addr()?);
-    println!("Casitas Empire {}  embedded: SQLite {}, cache and queue in process", env!("CARGO_PKG_VERSION"), settings.data_dir.display());
+    println!(
+        "Casitas Empire {}  embedded: SQLite {}, cache and queue in process",
+        env!("CARGO_PKG_VERSION"),
+        settings.data_dir.display()
+    );
     println!("API {url}   docs /docs   metrics /metrics");
     if let Some(seeded) = seeded {
         println!("demo data loaded into the empty store: {seeded}");

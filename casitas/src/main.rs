@@ -173,8 +173,12 @@ async fn run(cli: Cli) -> Result<u8> {
 }
 
 async fn migrate_all(settings: &Settings) -> Result<()> {
-    let address = settings.postgres.as_deref().context("set CASITAS_POSTGRES: host:port of Postgres (embedded stores migrate themselves)")?;
-    let secrets = Secrets::at(settings.secrets_dir.clone().context("set CASITAS_SECRETS_DIR: the folder of `casitas secrets init`")?);
+    let address = settings
+        .postgres
+        .as_deref()
+        .context("set CASITAS_POSTGRES: host:port of Postgres (embedded stores migrate themselves)")?;
+    let secrets =
+        Secrets::at(settings.secrets_dir.clone().context("set CASITAS_SECRETS_DIR: the folder of `casitas secrets init`")?);
     let chained = |error: ports::Error| anyhow::anyhow!("{}", error.chain());
     let owner = PostgresServer::new(address, "casitas_owner", &secrets.read("postgres_password")?).map_err(chained)?;
     let passwords = RolePasswords {

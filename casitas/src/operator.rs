@@ -161,7 +161,9 @@ impl Operator {
             let lag = row["lag_events"].as_u64().unwrap_or_default();
             let stalled = row["state"] == "stalled";
             let (state, detail) = match (stalled, lag) {
-                (true, _) => ("failed", format!("stands still: {}", row["reason"].as_str().unwrap_or("see the projector's log"))),
+                (true, _) => {
+                    ("failed", format!("stands still: {}", row["reason"].as_str().unwrap_or("see the projector's log")))
+                }
                 (false, 0) => ("ok", String::new()),
                 (false, lag) => ("ok", format!("{lag} events behind")),
             };
@@ -361,7 +363,12 @@ impl Wanted {
         if filter.after_position.is_some() && filter.context.is_none() {
             bail!("--after-position needs --context: each context counts its own positions");
         }
-        let since = filter.since.as_deref().map(Timestamp::from_str).transpose().context("--since is an instant, e.g. 2026-11-01T00:00:00Z")?;
+        let since = filter
+            .since
+            .as_deref()
+            .map(Timestamp::from_str)
+            .transpose()
+            .context("--since is an instant, e.g. 2026-11-01T00:00:00Z")?;
         Ok(Self { stream: filter.stream.clone(), event_type: filter.event_type.clone(), since })
     }
 

@@ -118,8 +118,10 @@ pub fn documents(openapi: String, jwks: Value) -> Router {
         .route("/problems/{code}", get(problem_page))
         // The page and its scripts are compiled in: it works without the internet.
         .merge(
-            Router::from(utoipa_swagger_ui::SwaggerUi::new("/docs").config(utoipa_swagger_ui::Config::from("/openapi.json")))
-                .layer(axum::middleware::map_response(own_scripts_only)),
+            Router::from(
+                utoipa_swagger_ui::SwaggerUi::new("/docs").config(utoipa_swagger_ui::Config::from("/openapi.json")),
+            )
+            .layer(axum::middleware::map_response(own_scripts_only)),
         )
 }
 
@@ -132,7 +134,8 @@ async fn own_scripts_only(mut response: Response) -> Response {
 
 /// What `type` of a problem resolves to.
 async fn problem_page(axum::extract::Path(code): axum::extract::Path<String>) -> Response {
-    let known = code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+    let known =
+        code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
     if !known {
         return web::not_found().await.into_response();
     }

@@ -62,8 +62,9 @@ impl Secrets {
 
     pub fn read(&self, name: &str) -> Result<String> {
         let path = self.folder.join(name);
-        let text = fs::read_to_string(&path)
-            .with_context(|| format!("the secret {} cannot be read: run `casitas secrets init {}`", path.display(), self.folder.display()))?;
+        let text = fs::read_to_string(&path).with_context(|| {
+            format!("the secret {} cannot be read: run `casitas secrets init {}`", path.display(), self.folder.display())
+        })?;
         Ok(text.trim().to_owned())
     }
 
@@ -95,7 +96,10 @@ pub fn init(folder: &Path, readable: Readable, mount: Option<&Path>) -> Result<V
     if files.make("redis.acl", &redis_acl(&secrets)?)? {
         made.push("redis.acl".into());
     }
-    let users = [BrokerUser::new(PROJECTOR, &secrets.read("rabbitmq_projector")?), BrokerUser::new(WORKER, &secrets.read("rabbitmq_worker")?)];
+    let users = [
+        BrokerUser::new(PROJECTOR, &secrets.read("rabbitmq_projector")?),
+        BrokerUser::new(WORKER, &secrets.read("rabbitmq_worker")?),
+    ];
     let definitions = serde_json::to_string_pretty(&definitions_json(&users))?;
     if files.make("rabbitmq-definitions.json", &definitions)? {
         made.push("rabbitmq-definitions.json".into());
@@ -157,7 +161,9 @@ impl Files<'_> {
                 self.make("jwt.pem", &private)?;
                 made.extend(["jwks.json".to_owned(), "jwt.pem".to_owned()]);
             }
-            _ => bail!("{} has only one of jwt.pem and jwks.json: bring the other back, or remove it", self.folder.display()),
+            _ => {
+                bail!("{} has only one of jwt.pem and jwks.json: bring the other back, or remove it", self.folder.display())
+            }
         }
         Ok(made)
     }

@@ -47,8 +47,12 @@ where
         let scope = format!("{} {} {}", caller.actor(), parts.method, parts.uri.path());
         let mut issue = Issue::by(caller.actor());
         issue.if_match = if_match;
-        issue.metadata.traceparent =
-            parts.headers.get("traceparent").and_then(|value| value.to_str().ok()).filter(|text| text.len() <= 64).map(Into::into);
+        issue.metadata.traceparent = parts
+            .headers
+            .get("traceparent")
+            .and_then(|value| value.to_str().ok())
+            .filter(|text| text.len() <= 64)
+            .map(Into::into);
         let absent = parts.headers.get(header::CONTENT_LENGTH).is_none_or(|length| length == "0")
             && parts.headers.get(header::TRANSFER_ENCODING).is_none()
             && parts.headers.get(header::CONTENT_TYPE).is_none();

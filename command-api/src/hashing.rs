@@ -42,9 +42,8 @@ impl Hasher {
         let decoy = self.decoy.clone();
         self.work(move || {
             let real = hash.is_some();
-            let hash = hash.unwrap_or_else(|| {
-                decoy.get_or_init(|| hash_password("no such user").unwrap_or_default()).clone()
-            });
+            let hash =
+                hash.unwrap_or_else(|| decoy.get_or_init(|| hash_password("no such user").unwrap_or_default()).clone());
             let matches = PasswordHash::new(&hash)
                 .is_ok_and(|parsed| Argon2::default().verify_password(password.as_bytes(), &parsed).is_ok());
             real && matches
@@ -55,8 +54,11 @@ impl Hasher {
     async fn work<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_MAX {
             self.waiting.fetch_sub(1, Ordering::Relaxed);
-            let mut problem =
-                Problem::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", "too many logins at once; try again in a second");
+            let mut problem = Problem::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "RATE_LIMITED",
+                "too many logins at once; try again in a second",
+            );
             problem.retry_after = Some(1);
             return Err(problem);
         }

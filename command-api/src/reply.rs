@@ -59,11 +59,7 @@ fn remembered_id(executed: &Executed) -> Option<Uuid> {
 impl IntoResponse for Reply {
     fn into_response(self) -> Response {
         let done = &self.executed.done;
-        let body = CommandOut {
-            id: self.id,
-            version: done.version,
-            position: (done.position > 0).then_some(done.position),
-        };
+        let body = CommandOut { id: self.id, version: done.version, position: (done.position > 0).then_some(done.position) };
         let mut response = (self.status, axum::Json(body)).into_response();
         let headers = response.headers_mut();
         if let Some(position) = position_header(&self.executed.tokens) {

@@ -6,16 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::{Context, Decide, Moment, StreamId};
-use ports::{AppendOutcome, AppendRequest, Clock, Error, Hints, Keep, KeyUse, Logs, Metadata, Position, Sealer, StreamAppend};
+use ports::{
+    AppendOutcome, AppendRequest, Clock, Error, Hints, Keep, KeyUse, Logs, Metadata, Position, Sealer, StreamAppend,
+};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::CommandError;
 use crate::appender::Appender;
 use crate::in_flight::InFlight;
 use crate::step::{Decided, Loaded, Loader, LoaderHandle, Step};
-use crate::CommandError;
 
 /// Commands on one stream queue behind one of these within a process, instead of colliding in the log.
 const STRIPES: usize = 1_024;
@@ -108,8 +110,7 @@ struct Shared {
 impl Handler {
     /// A handler over the logs this process can write. Must be called within a tokio runtime.
     pub fn new(logs: Logs, sealer: Sealer, clock: Arc<dyn Clock>, hints: Arc<dyn Hints>) -> Self {
-        let appenders =
-            logs.iter().map(|log| (log.context(), Appender::start(log.clone(), hints.clone()))).collect();
+        let appenders = logs.iter().map(|log| (log.context(), Appender::start(log.clone(), hints.clone()))).collect();
         Self(Arc::new(Shared {
             loader: Loader::new(logs, sealer),
             clock,
@@ -138,9 +139,7 @@ impl Handler {
         let deadline = Instant::now() + issue.timeout;
         let _guard = match &issue.key {
             None => None,
-            Some(key) => {
-                Some(self.0.in_flight.enter(&key.scope, &key.key).await.ok_or(CommandError::KeyInFlight)?)
-            }
+            Some(key) => Some(self.0.in_flight.enter(&key.scope, &key.key).await.ok_or(CommandError::KeyInFlight)?),
         };
         let work = self.decide_and_append(issue, steps, deadline);
         match tokio::time::timeout_at(deadline + Duration::from_millis(100), work).await {
@@ -181,14 +180,8 @@ impl Handler {
             }
             let request = request(issue, steps, decided, version);
             if request.streams.is_empty() {
-                let done = Done {
-                    context,
-                    position: 0,
-                    version,
-                    remembered: issue.remember.clone(),
-                    replayed: false,
-                    no_op: true,
-                };
+                let done =
+                    Done { context, position: 0, version, remembered: issue.remember.clone(), replayed: false, no_op: true };
                 return self.replay_or(issue, context, Ok(done)).await;
             }
             match appender.append(request, deadline).await? {
@@ -289,4 +282,3 @@ fn replayed(issue: &Issue, context: Context, record: ports::KeyRecord) -> Result
         no_op: false,
     })
 }
-

@@ -76,7 +76,8 @@ impl Loader {
         event: &A::Event,
         effective_on: domain::Date,
     ) -> Result<NewEvent, CommandError> {
-        let unwritable = |error: serde_json::Error| Error::corrupt(format!("an event of {stream} cannot be written: {error}"));
+        let unwritable =
+            |error: serde_json::Error| Error::corrupt(format!("an event of {stream} cannot be written: {error}"));
         let payload: Box<RawValue> = match event.subject() {
             None => to_raw_value(event).map_err(unwritable)?,
             Some(subject) => {

@@ -11,12 +11,12 @@ use async_trait::async_trait;
 use commands::{CommandError, Handler, Issue, Key, step};
 use cqrs_es::persist::SerializedEvent;
 use domain::legal::{Names, Party, PartyCommand, PartyDetails, PartyKind};
-use domain::units::{Address, OwnerShare, Property, PropertyCommand, PropertyType, RegisterProperty};
 use domain::units::{AddUnit, Bathrooms, Unit, UnitCommand};
+use domain::units::{Address, OwnerShare, Property, PropertyCommand, PropertyType, RegisterProperty};
 use domain::{Context, Currency, Date, HoldId, PartyId, PropertyId, StreamId, Timestamp, UnitId};
 use ports::{
-    AppendOutcome, AppendRequest, Checkpoint, Error, EventLog, FollowerCheckpoints, Keep, KeyRecord, LogHead, Logs, MasterKey,
-    Position, Recorded, Result, Sealer, SubjectKeys, SystemClock,
+    AppendOutcome, AppendRequest, Checkpoint, Error, EventLog, FollowerCheckpoints, Keep, KeyRecord, LogHead, Logs,
+    MasterKey, Position, Recorded, Result, Sealer, SubjectKeys, SystemClock,
 };
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -112,7 +112,12 @@ struct Bench {
 
 fn handler(log: &Arc<FaultyLog>) -> Handler {
     let sealer = Sealer::new(MasterKey::new([7; 32]));
-    Handler::new(Logs::new([log.clone() as Arc<dyn EventLog>]), sealer, Arc::new(SystemClock), Arc::new(InProcessHints::new()))
+    Handler::new(
+        Logs::new([log.clone() as Arc<dyn EventLog>]),
+        sealer,
+        Arc::new(SystemClock),
+        Arc::new(InProcessHints::new()),
+    )
 }
 
 fn bench(context: Context) -> Bench {
@@ -253,7 +258,11 @@ async fn a_hundred_duplicates_with_one_key_are_one_effect_and_one_answer() {
     }
     assert_eq!(answers.iter().filter(|done| !done.replayed).count(), 1);
     let first = &answers[0];
-    assert!(answers.iter().all(|done| (done.position, done.version, &done.remembered) == (first.position, first.version, &first.remembered)));
+    assert!(
+        answers.iter().all(
+            |done| (done.position, done.version, &done.remembered) == (first.position, first.version, &first.remembered)
+        )
+    );
     assert_eq!(bench.events().await.iter().filter(|event| event.event_type == "HoldPlaced").count(), 1);
 }
 
@@ -360,7 +369,8 @@ async fn a_person_is_sealed_in_the_log_and_gone_with_the_key() {
         emails: vec!["zebulon@example.com".into()],
         ..PartyDetails::default()
     };
-    let register = PartyCommand::RegisterParty { party_id: PartyId(id), kind: PartyKind::Person, roles: BTreeSet::new(), personal };
+    let register =
+        PartyCommand::RegisterParty { party_id: PartyId(id), kind: PartyKind::Person, roles: BTreeSet::new(), personal };
     bench.handler.execute(&Issue::by("test"), &[step::<Party>(id.to_string(), register)]).await.expect("registered");
     let stored = bench.events().await[0].payload.get().to_owned();
     assert!(!stored.contains("Zebulon") && !stored.contains("zebulon"), "{stored}");
@@ -372,7 +382,10 @@ async fn a_person_is_sealed_in_the_log_and_gone_with_the_key() {
     assert!(opened[0].payload.get().contains("Zebulon Quackenbush"));
 
     let foreign = Sealer::new(MasterKey::new([8; 32]));
-    assert!(foreign.open_recorded(&*bench.log, &mut bench.events().await).await.is_err(), "another master key opens nothing");
+    assert!(
+        foreign.open_recorded(&*bench.log, &mut bench.events().await).await.is_err(),
+        "another master key opens nothing"
+    );
 
     bench.log.destroy_subject_key(&format!("party:{id}")).await.expect("destroyed");
     let mut erased = bench.events().await;

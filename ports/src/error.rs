@@ -15,13 +15,25 @@ pub enum Error {
     NotFound(String),
     /// The server cannot be reached or did not answer in time; nothing was written. Try again later.
     #[error("{what} is unavailable")]
-    Unavailable { what: String, #[source] source: Option<Source> },
+    Unavailable {
+        what: String,
+        #[source]
+        source: Option<Source>,
+    },
     /// The connection was lost while a write was under way: it may or may not have happened. Resend the same ids.
     #[error("the outcome of a write to {what} is unknown")]
-    UnknownOutcome { what: String, #[source] source: Option<Source> },
+    UnknownOutcome {
+        what: String,
+        #[source]
+        source: Option<Source>,
+    },
     /// The server refused the content of a write (a constraint, a size): retrying the same will not help.
     #[error("{what} refused the write")]
-    Rejected { what: String, #[source] source: Option<Source> },
+    Rejected {
+        what: String,
+        #[source]
+        source: Option<Source>,
+    },
     /// Stored content contradicts what must hold (a gap in positions, an undecodable event).
     #[error("corrupt: {0}")]
     Corrupt(String),

@@ -22,12 +22,12 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Error, Result};
 pub use hints::{HintStream, Hints, Topic};
 pub use log::{
-    AppendOutcome, AppendRequest, Checkpoint, EventLog, FollowerCheckpoints, Incarnation, KeyRecord, KeyUse, Keep, LogHead,
+    AppendOutcome, AppendRequest, Checkpoint, EventLog, FollowerCheckpoints, Incarnation, Keep, KeyRecord, KeyUse, LogHead,
     Logs, Metadata, NewEvent, Position, Recorded, StreamAppend, SubjectKeys,
 };
 pub use queue::{Delivery, JobConsumer, JobQueue, Priority, QueueDepth};
 pub use sealing::{MasterKey, Sealer};
 pub use views::{
-    Claim, Direction, Field, FieldKind, FieldValue, Filter, ModelHead, ModelSpec, OrderBy, Row, RowChange, Select, ViewBatch,
-    ViewChange, ViewSnapshot, ViewStore,
+    Claim, Direction, Field, FieldKind, FieldValue, Filter, ModelHead, ModelSpec, OrderBy, Row, RowChange, Select,
+    ViewBatch, ViewChange, ViewSnapshot, ViewStore,
 };

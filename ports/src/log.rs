@@ -123,7 +123,11 @@ impl Recorded {
         serde_json::from_str(self.payload.get()).map_err(|error| {
             Error::corrupt(format!(
                 "event {} {} v{} at {}:{} cannot be read: {error}",
-                self.event_id, self.event_type, self.event_version, self.stream.context(), self.position
+                self.event_id,
+                self.event_type,
+                self.event_version,
+                self.stream.context(),
+                self.position
             ))
         })
     }

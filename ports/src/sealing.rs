@@ -11,8 +11,8 @@ use aes_gcm::{Aes256Gcm, Nonce};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use domain::StreamId;
-use serde_json::{Value, json};
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::{Error, Recorded, Result, SubjectKeys};
@@ -30,7 +30,8 @@ impl MasterKey {
     }
     /// From base64 text (as in `master.key`).
     pub fn from_base64(text: &str) -> Result<Self> {
-        let bytes = Zeroizing::new(STANDARD.decode(text.trim()).map_err(|_| Error::corrupt("the master key is not base64"))?);
+        let bytes =
+            Zeroizing::new(STANDARD.decode(text.trim()).map_err(|_| Error::corrupt("the master key is not base64"))?);
         let bytes: [u8; 32] =
             bytes.as_slice().try_into().map_err(|_| Error::corrupt("the master key is not 32 bytes long"))?;
         Ok(Self::new(bytes))
@@ -96,15 +97,21 @@ impl Sealer {
         let Some(personal) = personal_of(payload) else { return Ok(false) };
         let Some(sealed) = personal.get("sealed") else { return Ok(false) };
         let field = |name: &str| {
-            sealed.get(name).and_then(Value::as_str).ok_or_else(|| Error::corrupt(format!("a sealed value of {stream} has no {name}")))
+            sealed
+                .get(name)
+                .and_then(Value::as_str)
+                .ok_or_else(|| Error::corrupt(format!("a sealed value of {stream} has no {name}")))
         };
         let (subject, nonce, boxed) = (field("subject")?, field("nonce")?, field("box")?);
-        let bytes = |text: &str| STANDARD.decode(text).map_err(|_| Error::corrupt(format!("a sealed value of {stream} is not base64")));
+        let bytes = |text: &str| {
+            STANDARD.decode(text).map_err(|_| Error::corrupt(format!("a sealed value of {stream} is not base64")))
+        };
         *personal = match self.key(keys, subject).await? {
             None => Value::Null,
             Some(key) => {
                 let plain = decrypt(&key, &bytes(nonce)?, &bytes(boxed)?, additional(stream, sequence).as_bytes())?;
-                serde_json::from_slice(&plain).map_err(|_| Error::corrupt(format!("a sealed value of {stream} is not JSON")))?
+                serde_json::from_slice(&plain)
+                    .map_err(|_| Error::corrupt(format!("a sealed value of {stream} is not JSON")))?
             }
         };
         Ok(true)

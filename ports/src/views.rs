@@ -73,8 +73,14 @@ pub struct Row {
 #[derive(Clone, Debug, PartialEq)]
 pub enum RowChange {
     /// Insert or replace; `fields` in the order of the spec.
-    Put { key: String, doc: Value, fields: Vec<FieldValue> },
-    Delete { key: String },
+    Put {
+        key: String,
+        doc: Value,
+        fields: Vec<FieldValue>,
+    },
+    Delete {
+        key: String,
+    },
 }
 
 impl RowChange {

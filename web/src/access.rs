@@ -165,7 +165,8 @@ where
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let principal = Authenticator::from_ref(state).authenticate(parts).await?;
-        let all: Vec<Access> = R::CAPABILITIES.iter().map(|capability| strongest(principal.roles.iter().copied(), *capability)).collect();
+        let all: Vec<Access> =
+            R::CAPABILITIES.iter().map(|capability| strongest(principal.roles.iter().copied(), *capability)).collect();
         let access = all.first().copied().unwrap_or(Access::None);
         let allowed = R::NEED == Need::SignedIn || all.iter().any(|access| suffices(*access, R::NEED));
         if !allowed {

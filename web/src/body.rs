@@ -139,10 +139,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        axum::extract::Query::from_request_parts(parts, state)
-            .await
-            .map(|axum::extract::Query(value)| Self(value))
-            .map_err(|rejection| match rejection {
+        axum::extract::Query::from_request_parts(parts, state).await.map(|axum::extract::Query(value)| Self(value)).map_err(
+            |rejection| match rejection {
                 QueryRejection::FailedToDeserializeQueryString(error) => {
                     let text = error.body_text();
                     let detail = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
@@ -155,7 +153,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
                     Problem::validation(pointer, detail.to_owned())
                 }
                 other => Problem::validation("/query", other.body_text()),
-            })
+            },
+        )
     }
 }
 
@@ -178,7 +177,10 @@ mod tests {
 
     #[test]
     fn a_wrong_type_is_pointed_at() {
-        assert_eq!(pointer(r#"{"lines":[{"amount":1,"currency":"USD"},{"amount":1.5,"currency":"USD"}]}"#), "/lines/1/amount");
+        assert_eq!(
+            pointer(r#"{"lines":[{"amount":1,"currency":"USD"},{"amount":1.5,"currency":"USD"}]}"#),
+            "/lines/1/amount"
+        );
     }
 
     #[test]

@@ -17,7 +17,8 @@ impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let Some(value) = parts.headers.get("idempotency-key") else { return Ok(Self(None)) };
-        let refused = || Problem::validation("/header/idempotency-key", "1 to 200 visible ASCII characters, bare or in double quotes");
+        let refused =
+            || Problem::validation("/header/idempotency-key", "1 to 200 visible ASCII characters, bare or in double quotes");
         let text = value.to_str().map_err(|_| refused())?.trim();
         let bare = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
         if bare.is_empty() || bare.len() > KEY_MAX || !bare.bytes().all(|byte| (0x20..0x7f).contains(&byte)) {

@@ -12,9 +12,9 @@ mod responses;
 mod token;
 
 pub use access::{
-    Allowed, Authenticator, EditUsers, FinanceReports, LegalReports, Need, Own, Principal, Principals, ReadAnyReport, ReadLeases,
-    ReadLedgers, ReadParties, ReadProperties, ReadUsers, Rule, SignLeases, SignedIn, WriteLeases, WriteLedgers, WriteParties,
-    WriteProperties,
+    Allowed, Authenticator, EditUsers, FinanceReports, LegalReports, Need, Own, Principal, Principals, ReadAnyReport,
+    ReadLeases, ReadLedgers, ReadParties, ReadProperties, ReadUsers, Rule, SignLeases, SignedIn, WriteLeases, WriteLedgers,
+    WriteParties, WriteProperties,
 };
 pub use body::{Json, Path, Query};
 pub use headers::{IdempotencyKey, IfMatch};

@@ -112,11 +112,8 @@ impl From<Refusal> for Problem {
             RefusalClass::Conflict => StatusCode::CONFLICT,
             RefusalClass::Policy => StatusCode::UNPROCESSABLE_ENTITY,
         };
-        let errors = refusal
-            .pointer
-            .map(|pointer| FieldError { pointer, detail: refusal.message.clone() })
-            .into_iter()
-            .collect();
+        let errors =
+            refusal.pointer.map(|pointer| FieldError { pointer, detail: refusal.message.clone() }).into_iter().collect();
         Self { status, code: refusal.code, detail: refusal.message, errors, facts: refusal.facts, retry_after: None }
     }
 }
@@ -139,8 +136,7 @@ impl IntoResponse for Problem {
             body.insert("trace_id".into(), json!(trace_id));
         }
         if !self.errors.is_empty() {
-            let errors: Vec<Value> =
-                self.errors.iter().map(|e| json!({"pointer": e.pointer, "detail": e.detail})).collect();
+            let errors: Vec<Value> = self.errors.iter().map(|e| json!({"pointer": e.pointer, "detail": e.detail})).collect();
             body.insert("errors".into(), json!(errors));
         }
         for (name, fact) in self.facts {

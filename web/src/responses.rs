@@ -15,6 +15,8 @@ pub struct ProblemBody {
     #[schema(example = "VALIDATION_FAILED")]
     pub code: String,
     pub trace_id: Option<String>,
+    // Inline: a response's own schema is collected, but not what it refers to.
+    #[schema(inline)]
     pub errors: Option<Vec<FieldProblem>>,
 }
 

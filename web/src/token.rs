@@ -37,7 +37,8 @@ pub struct TokenSigner {
 impl TokenSigner {
     /// From a PKCS#8 PEM of an Ed25519 private key and the `kid` that the JWKS gives its public half.
     pub fn new(pem: &str, kid: impl Into<String>) -> Result<Self, String> {
-        let key = EncodingKey::from_ed_pem(pem.as_bytes()).map_err(|error| format!("the token key is not readable: {error}"))?;
+        let key =
+            EncodingKey::from_ed_pem(pem.as_bytes()).map_err(|error| format!("the token key is not readable: {error}"))?;
         Ok(Self { key, kid: kid.into() })
     }
 

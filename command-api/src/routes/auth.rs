@@ -3,8 +3,8 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use commands::{Issue, Loaded, step};
-use domain::auth::{LoginRefusal, PasswordHash, User, UserCommand, UserNameClaim, check_password, user_name};
 use domain::Refusal;
+use domain::auth::{LoginRefusal, PasswordHash, User, UserCommand, UserNameClaim, check_password, user_name};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use utoipa::ToSchema;
@@ -119,10 +119,7 @@ pub struct PasswordIn {
 /// Change one's own password; every token issued before ends.
 #[utoipa::path(post, path = "/auth/password", tag = "auth", request_body = PasswordIn, security(("token" = [])),
     responses((status = 200, body = CommandOut), CommandProblems))]
-pub async fn change_password(
-    State(api): State<Api>,
-    command: Command<SignedIn, PasswordIn>,
-) -> Result<Reply, Problem> {
+pub async fn change_password(State(api): State<Api>, command: Command<SignedIn, PasswordIn>) -> Result<Reply, Problem> {
     check_password(&command.body.new_password, false).map_err(|fault| Problem::from(Refusal::of(&fault)))?;
     let user_id = command.caller.principal.user_id;
     let user = api.handler().load::<User>(user_id.to_string()).await.map_err(problem)?;
@@ -135,4 +132,3 @@ pub async fn change_password(
     let executed = api.execute(&command.issue, vec![step::<User>(user_id.to_string(), change)]).await?;
     Ok(Reply::changed(user_id, executed))
 }
-

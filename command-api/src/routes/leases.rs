@@ -41,10 +41,7 @@ async fn place_of(api: &Api, terms: &LeaseTerms) -> Result<LeasePlace, Problem> 
 /// Draft a lease.
 #[utoipa::path(post, path = "/leases", tag = "legal", request_body = LeaseTerms, security(("token" = [])),
     responses((status = 201, body = CommandOut), CommandProblems))]
-pub async fn draft_lease(
-    State(api): State<Api>,
-    mut command: Command<WriteLeases, LeaseTerms>,
-) -> Result<Reply, Problem> {
+pub async fn draft_lease(State(api): State<Api>, mut command: Command<WriteLeases, LeaseTerms>) -> Result<Reply, Problem> {
     let id = Uuid::now_v7();
     command.remember(id);
     let place = place_of(&api, &command.body).await?;

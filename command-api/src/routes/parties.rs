@@ -28,19 +28,12 @@ pub struct PartyIn {
 /// Register a party.
 #[utoipa::path(post, path = "/parties", tag = "legal", request_body = PartyIn, security(("token" = [])),
     responses((status = 201, body = CommandOut), CommandProblems))]
-pub async fn register_party(
-    State(api): State<Api>,
-    mut command: Command<WriteParties, PartyIn>,
-) -> Result<Reply, Problem> {
+pub async fn register_party(State(api): State<Api>, mut command: Command<WriteParties, PartyIn>) -> Result<Reply, Problem> {
     let id = Uuid::now_v7();
     command.remember(id);
     let body = command.body;
-    let register = PartyCommand::RegisterParty {
-        party_id: PartyId(id),
-        kind: body.kind,
-        roles: body.roles,
-        personal: body.details,
-    };
+    let register =
+        PartyCommand::RegisterParty { party_id: PartyId(id), kind: body.kind, roles: body.roles, personal: body.details };
     let executed = api.execute(&command.issue, vec![step::<Party>(id.to_string(), register)]).await?;
     Ok(Reply::created(id, executed, |id| format!("/parties/{id}")))
 }

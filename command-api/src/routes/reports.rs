@@ -60,8 +60,7 @@ async fn generate<R: Rule>(api: &Api, mut command: Command<R, ReportIn>, kind: R
     let id = Uuid::now_v7();
     command.remember(id);
     let body = command.body;
-    let params =
-        ReportParams { as_of: body.as_of, month: body.month, lease_id: body.lease_id.map(LeaseId) };
+    let params = ReportParams { as_of: body.as_of, month: body.month, lease_id: body.lease_id.map(LeaseId) };
     let as_of = params
         .resolve_as_of(today_in("UTC", api.now()))
         .map_err(|fault| Problem::validation(fault.pointer, fault.detail))?;
@@ -104,8 +103,6 @@ fn may_write(caller: &Allowed<ReadAnyReport>, kind: ReportKind) -> Result<(), Pr
     match caller.access_to(capability) {
         Access::Write => Ok(()),
         Access::Read => Err(Problem::forbidden()),
-        Access::None | Access::Own | Access::OwnSign | Access::Masked | Access::Propose => {
-            Err(Problem::not_found("report"))
-        }
+        Access::None | Access::Own | Access::OwnSign | Access::Masked | Access::Propose => Err(Problem::not_found("report")),
     }
 }

@@ -34,18 +34,12 @@ pub struct UnitIn {
 /// Add a unit to a property.
 #[utoipa::path(post, path = "/units", tag = "units", request_body = UnitIn, security(("token" = [])),
     responses((status = 201, body = CommandOut), CommandProblems))]
-pub async fn add_unit(
-    State(api): State<Api>,
-    mut command: Command<WriteProperties, UnitIn>,
-) -> Result<Reply, Problem> {
+pub async fn add_unit(State(api): State<Api>, mut command: Command<WriteProperties, UnitIn>) -> Result<Reply, Problem> {
     let id = Uuid::now_v7();
     command.remember(id);
     let body = command.body;
     let property = api.handler().load::<Property>(body.property_id.to_string()).await.map_err(problem)?;
-    let facts = property
-        .state
-        .facts()
-        .ok_or_else(|| Problem::validation("/property_id", "there is no such property"))?;
+    let facts = property.state.facts().ok_or_else(|| Problem::validation("/property_id", "there is no such property"))?;
     let add = UnitCommand::AddUnit(AddUnit {
         property: facts,
         unit_number: body.unit_number.clone(),
@@ -55,8 +49,7 @@ pub async fn add_unit(
         amenities: body.amenities,
     });
     let claim = PropertyCommand::ClaimUnitNumber { unit_id: UnitId(id), unit_number: body.unit_number };
-    let steps =
-        vec![step::<Unit>(id.to_string(), add), step::<Property>(body.property_id.to_string(), claim)];
+    let steps = vec![step::<Unit>(id.to_string(), add), step::<Property>(body.property_id.to_string(), claim)];
     let executed = api.execute(&command.issue, steps).await?;
     Ok(Reply::created(id, executed, |id| format!("/units/{id}")))
 }

@@ -42,7 +42,8 @@ pub fn schemathesis(system: &System, size: Size) -> Result<String> {
         command.args(["run", &format!("{}/openapi.json", system.url())]);
         command.args(["--checks", "not_a_server_error,status_code_conformance,content_type_conformance"]);
         command.args(["--phases", size.pick("examples,coverage", "examples,coverage,fuzzing,stateful")]);
-        command.args(["--max-examples", size.pick("3", "40"), "--seed", "42", "--workers", "2", "--no-color"]);
+        // One worker: CPython 3.11 parses no two lambdas at once.
+        command.args(["--max-examples", size.pick("3", "40"), "--seed", "42", "--workers", "1", "--no-color"]);
         command.args(["--generation-database", "none", "--request-timeout", "20", "--continue-on-failure"]);
         // These would end the caller's own session in the middle of the run.
         command.args(["--exclude-path-regex", "/auth/password"]);

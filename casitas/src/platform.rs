@@ -13,6 +13,7 @@ use anyhow::{Context as _, Result};
 use commands::Handler;
 use domain::Context;
 use ports::{Artifacts, Clock, EventLog, Hints, JobQueue, Logs, Sealer, SharedCache, SystemClock, ViewStore};
+use query_api::QueryApi;
 use report_worker::WorkerStatus;
 
 use crate::config::Settings;
@@ -97,6 +98,8 @@ pub enum Check {
     RabbitMq(Arc<RabbitQueue>),
     /// Whether this report worker takes jobs just now.
     Consumer(WorkerStatus),
+    /// Whether the change feed is read; without it the view store answers alone.
+    Reads(QueryApi),
 }
 
 impl Check {
@@ -107,6 +110,7 @@ impl Check {
             Self::Redis(_) => "redis".to_owned(),
             Self::RabbitMq(_) => "rabbitmq".to_owned(),
             Self::Consumer(_) => "job consumer".to_owned(),
+            Self::Reads(_) => "change feed".to_owned(),
         }
     }
 
@@ -114,7 +118,7 @@ impl Check {
     pub fn is_vital(&self) -> bool {
         match self {
             Self::Log(_) | Self::Views(_) | Self::Consumer(_) => true,
-            Self::Redis(_) | Self::RabbitMq(_) => false,
+            Self::Redis(_) | Self::RabbitMq(_) | Self::Reads(_) => false,
         }
     }
 
@@ -126,6 +130,8 @@ impl Check {
             Self::RabbitMq(queue) => queue.ping().await,
             Self::Consumer(status) if status.is_consuming() => Ok(()),
             Self::Consumer(_) => Err(ports::Error::Unavailable { what: "the job queue".to_owned(), source: None }),
+            Self::Reads(api) if api.readiness().is_ready => Ok(()),
+            Self::Reads(_) => Err(ports::Error::Unavailable { what: "the change feed".to_owned(), source: None }),
         }
     }
 }

@@ -59,9 +59,11 @@ pub async fn serve(settings: &Settings, demo: Option<crate::demo::Plan>) -> Resu
         crate::socket::serve(&settings.data_dir, platform.clone(), handler.clone(), board.clone(), shutdown.clone())?;
     tasks.spawn(socket);
 
-    let ops = Ops::new(platform.checks.clone(), Some(board), metrics);
-    let (queries, reader_feed) = queries(&platform, settings)?;
+    let (queries, reads, reader_feed) = queries(&platform, settings)?;
     tokio::spawn(reader_feed);
+    let mut checks = platform.checks.clone();
+    checks.push(reads);
+    let ops = Ops::new(checks, Some(board), metrics);
     let commands = commands(&platform, handler, demo_on)?;
     let served = settings.served_by("casitas");
     let app = assemble(commands.merge(queries), &platform, &ops, served)?;
@@ -89,9 +91,11 @@ pub async fn command_api(settings: &Settings) -> Result<()> {
 pub async fn query_api(settings: &Settings) -> Result<()> {
     let metrics = telemetry::init_metrics()?;
     let platform = Platform::open(settings, Role::QueryApi).await?;
-    let ops = Ops::new(platform.checks.clone(), None, metrics);
-    let (api, feed) = queries(&platform, settings)?;
+    let (api, reads, feed) = queries(&platform, settings)?;
     tokio::spawn(feed);
+    let mut checks = platform.checks.clone();
+    checks.push(reads);
+    let ops = Ops::new(checks, None, metrics);
     let app = assemble(api, &platform, &ops, settings.served_by("query-api"))?;
     let listener = bind(&settings.listen).await?;
     tracing::info!(listen = %listener.local_addr()?, "query-api answers");
@@ -167,7 +171,11 @@ fn commands(platform: &Platform, handler: commands::Handler, demo: bool) -> Resu
     Ok(command_api::router(api))
 }
 
-fn queries(platform: &Platform, settings: &Settings) -> Result<(OpenApiRouter, impl Future<Output = ()> + Send + use<>)> {
+/// The reads, what readiness asks of them, and the change feed to be run.
+fn queries(
+    platform: &Platform,
+    settings: &Settings,
+) -> Result<(OpenApiRouter, Check, impl Future<Output = ()> + Send + use<>)> {
     let feed = Arc::new(Feed::new(platform.views.clone()));
     let memory = ReaderConfig::default().memory_bytes;
     let config = ReaderConfig { memory_bytes: memory.filter(|_| settings.memory_cache == Switch::On) };
@@ -176,10 +184,10 @@ fn queries(platform: &Platform, settings: &Settings) -> Result<(OpenApiRouter, i
     let authenticator = web::Authenticator { verifier: Arc::new(platform.verifier()?), principals };
     let api = QueryApi::new(reader, platform.artifacts.clone(), authenticator);
     let run = feed.run(platform.hints.clone());
-    Ok((query_api::router(api), run))
+    Ok((query_api::router(api.clone()), Check::Reads(api), run))
 }
 
-struct Hot(HotWriter);
+struct Hot(Arc<HotWriter>);
 
 #[async_trait]
 impl HotCollections for Hot {
@@ -190,7 +198,8 @@ impl HotCollections for Hot {
 
 pub fn projector(platform: &Platform, settings: &Settings, handler: commands::Handler) -> Result<Projector> {
     let hot = platform.shared.clone().map(|shared| {
-        let writer = HotWriter::new(platform.views.clone(), shared, platform.clock.clone());
+        let writer = Arc::new(HotWriter::new(platform.views.clone(), shared, platform.clock.clone()));
+        tokio::spawn(writer.clone().keep_warm());
         Arc::new(Hot(writer)) as Arc<dyn HotCollections>
     });
     let ports = projector::Ports {

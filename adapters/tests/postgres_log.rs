@@ -324,6 +324,13 @@ async fn http_keys_expire_and_the_keys_of_policies_stay() {
     owner.execute("UPDATE idempotency_keys SET created_at = now() - interval '31 days'").await.expect("aged");
     assert!(log.find_key(&http.scope, &http.key).await.expect("read").is_none());
     assert!(log.find_key(&policy.scope, &policy.key).await.expect("read").is_some());
+    let taken_over = append(log.as_ref(), &keyed(log.as_ref(), &http)).await;
+    assert!(matches!(taken_over, AppendOutcome::Committed { .. }), "an expired key that still stands is free");
+    owner.execute("UPDATE idempotency_keys SET created_at = now() - interval '31 days'").await.expect("aged");
+    cluster.migrate(&Databases { logs: UNITS.to_vec(), views: false }).await;
+    let left: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM idempotency_keys").fetch_one(&mut owner).await.expect("counted");
+    assert_eq!(left, 1, "a migration sweeps what has expired");
     assert!(matches!(append(log.as_ref(), &keyed(log.as_ref(), &http)).await, AppendOutcome::Committed { .. }));
     assert!(matches!(append(log.as_ref(), &keyed(log.as_ref(), &http)).await, AppendOutcome::Replayed(_)));
     assert!(matches!(append(log.as_ref(), &keyed(log.as_ref(), &policy)).await, AppendOutcome::Replayed(_)));

@@ -23,6 +23,7 @@ const VIEWS_STEPS: &[Step] = &[(1, "views", include_str!("../../migrations/postg
 const ROLES: &str = include_str!("../../migrations/postgres/roles.sql");
 const LOG_GRANTS: &str = include_str!("../../migrations/postgres/log/grants.sql");
 const REPORTS_GRANTS: &str = include_str!("../../migrations/postgres/log/grants_reports.sql");
+const EXPIRED_KEYS: &str = include_str!("../../migrations/postgres/log/expired_keys.sql");
 const VIEWS_GRANTS: &str = include_str!("../../migrations/postgres/views/grants.sql");
 
 const LOG_READERS: &str = "casitas_command, casitas_projector, casitas_worker";
@@ -59,9 +60,12 @@ pub async fn migrate(owner: &PostgresServer, passwords: &RolePasswords, database
     run(&mut maintenance, ROLES).await?;
     run(&mut maintenance, &password_statements(passwords)).await?;
     for context in &databases.logs {
-        let grants = if *context == Context::Reports { &[LOG_GRANTS, REPORTS_GRANTS][..] } else { &[LOG_GRANTS][..] };
+        let mut each_run = vec![LOG_GRANTS, EXPIRED_KEYS];
+        if *context == Context::Reports {
+            each_run.push(REPORTS_GRANTS);
+        }
         let name = owner.log_database(*context);
-        bring_up(&mut maintenance, owner, &name, LOG_READERS, LOG_STEPS, grants).await?;
+        bring_up(&mut maintenance, owner, &name, LOG_READERS, LOG_STEPS, &each_run).await?;
     }
     if databases.views {
         let name = owner.views_database();
@@ -76,7 +80,7 @@ async fn bring_up(
     database: &str,
     readers: &str,
     steps: &[Step],
-    grants: &[&str],
+    each_run: &[&str],
 ) -> Result<()> {
     let name = quoted_name(database);
     let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)")
@@ -101,8 +105,8 @@ async fn bring_up(
     for step in steps {
         apply(&mut connection, database, step).await?;
     }
-    for grant in grants {
-        run(&mut connection, grant).await?;
+    for sql in each_run {
+        run(&mut connection, sql).await?;
     }
     connection.close().await.map_err(failed)
 }

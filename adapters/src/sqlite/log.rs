@@ -13,7 +13,7 @@ use sqlx::sqlite::{SqliteRow, SqliteSynchronous};
 use super::DataFolder;
 use super::append::{Append, find_key};
 use super::file::{DatabaseFile, Step, map_load};
-use crate::stored::{READ_MAX, check_batch, check_dense, from_micros, micros, signed, unsigned};
+use crate::stored::{DAY_US, KEY_DAYS, READ_MAX, check_batch, check_dense, from_micros, micros, signed, unsigned};
 
 const STEPS: &[Step] = &[(1, "log", include_str!("../../migrations/sqlite/log/0001_log.sql"))];
 
@@ -37,6 +37,10 @@ impl SqliteLog {
         let what = format!("the {context} log");
         // FULL: a commit that was answered is on the disk.
         let file = DatabaseFile::open(folder, &name, what, SqliteSynchronous::Full, STEPS).await?;
+        // Callers' keys are ignored after 30 days; here they are swept.
+        let sweep = sqlx::query("DELETE FROM idempotency_keys WHERE keep = 'days30' AND created_at < ?")
+            .bind(micros(clock.now()) - KEY_DAYS * DAY_US);
+        file.run(sweep.execute(&file.writer)).await?;
         Ok(Self { context, clock, repository: SqliteEventRepository::new(file.readers.clone()), file })
     }
 

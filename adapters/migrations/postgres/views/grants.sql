@@ -7,3 +7,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO casitas_p
 GRANT SELECT ON ALL TABLES IN SCHEMA public TO casitas_command, casitas_worker, casitas_query;
 ALTER DEFAULT PRIVILEGES FOR ROLE casitas_projector IN SCHEMA public
     GRANT SELECT ON TABLES TO casitas_command, casitas_worker, casitas_query;
+ALTER DEFAULT PRIVILEGES FOR ROLE casitas_owner IN SCHEMA public
+    GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO casitas_projector;
+ALTER DEFAULT PRIVILEGES FOR ROLE casitas_owner IN SCHEMA public
+    GRANT SELECT ON TABLES TO casitas_command, casitas_worker, casitas_query;

@@ -154,7 +154,11 @@ fn case(admin: &Http, unit: &str, from: i64) -> Result<(String, Case)> {
     admin.done(&format!("/leases/{lease}/signatures"), &world::sign_body(&party, &sha256))?;
     let ledger = admin.get(&format!("/ledgers/{lease}"));
     let ledger = &ledger;
-    block(until("the lease's ledger", SETTLES_WITHIN, || async move { Ok((ledger.send().await?.status == 200).then_some(())) }))?;
+    block(until(
+        "the lease's ledger",
+        SETTLES_WITHIN,
+        || async move { Ok((ledger.send().await?.status == 200).then_some(())) },
+    ))?;
     Ok((secret, Case { party, lease, document, sha256 }))
 }
 
@@ -197,7 +201,11 @@ pub fn matrix(system: &System) -> Result<String> {
     cells += signing(&admin, &callers["tenant"], &things, &mut wrong)?;
     let shown = wrong.iter().take(12).cloned().collect::<Vec<_>>().join("\n");
     ensure!(wrong.is_empty(), "{} of {cells} cells are wrong:\n{shown}", wrong.len());
-    Ok(format!("{cells} of {cells} cells: {} routes x {} roles and nobody x own, foreign, fields", routes.len(), ROLES.len()))
+    Ok(format!(
+        "{cells} of {cells} cells: {} routes x {} roles and nobody x own, foreign, fields",
+        routes.len(),
+        ROLES.len()
+    ))
 }
 
 /// The document and the table name the same routes.
@@ -278,7 +286,8 @@ fn probe(caller: &Http, method: &str, path: &str, things: &Things, side: Side) -
         .replace("{report_id}", report)
         .replace("{user_id}", &me)
         .replace("{role}", "units");
-    let path = ["{block_id}", "{hold_id}", "{payment_id}", "{charge_id}"].iter().fold(path, |path, id| path.replace(id, some));
+    let path =
+        ["{block_id}", "{hold_id}", "{payment_id}", "{charge_id}"].iter().fold(path, |path, id| path.replace(id, some));
     ensure!(!path.contains('{'), "{path} has a parameter that nobody fills");
     let ask = caller.request(method, &path);
     match method {
@@ -302,7 +311,10 @@ fn fields(callers: &BTreeMap<&str, Http>, things: &Things, wrong: &mut Vec<Strin
     let leases = data(&tenant.get("/leases").now()?.success()?)?;
     judge(leases.len() == 1 && leases[0]["lease_id"] == things.own.lease.as_str(), format!("a tenant's leases: {leases:?}"));
     let parties = data(&tenant.get("/parties").now()?.success()?)?;
-    judge(parties.len() == 1 && parties[0]["party_id"] == things.own.party.as_str(), format!("a tenant's parties: {parties:?}"));
+    judge(
+        parties.len() == 1 && parties[0]["party_id"] == things.own.party.as_str(),
+        format!("a tenant's parties: {parties:?}"),
+    );
     let other = tenant.get(&format!("/leases?party_id={}", things.foreign.party)).now()?;
     judge(other.status == 404, format!("a tenant asks for another's leases: {other}"));
     for role in ROLES {
@@ -323,8 +335,7 @@ fn fields(callers: &BTreeMap<&str, Http>, things: &Things, wrong: &mut Vec<Strin
 /// A tenant acts on the lease that names them, and sees no other.
 fn signing(admin: &Http, tenant: &Http, things: &Things, wrong: &mut Vec<String>) -> Result<usize> {
     let lease = world::lease(admin, &world::lease_body(&things.unit, &things.own.party, 200, 220))?;
-    let (state, code) =
-        block(world::send_lease(admin, &lease, &world::send_body(&things.own.document, &things.own.party)))?;
+    let (state, code) = block(world::send_lease(admin, &lease, &world::send_body(&things.own.document, &things.own.party)))?;
     ensure!(state == "sent", "{state} {code}");
     let own = world::sign_body(&things.own.party, &things.own.sha256);
     let foreign = world::sign_body(&things.foreign.party, &things.foreign.sha256);
@@ -347,7 +358,8 @@ fn signing(admin: &Http, tenant: &Http, things: &Things, wrong: &mut Vec<String>
 
 /// Where tokens are judged: the front door, and each process behind it.
 fn judges(system: &System) -> Vec<(String, &'static str, String)> {
-    let mut judges = vec![("front, read".to_owned(), "GET", system.url()), ("front, command".to_owned(), "POST", system.url())];
+    let mut judges =
+        vec![("front, read".to_owned(), "GET", system.url()), ("front, command".to_owned(), "POST", system.url())];
     if let System::Distributed(stack) = system {
         for role in &stack.roles {
             let method = match role.name() {
@@ -412,5 +424,8 @@ pub fn deactivation(system: &System) -> Result<String> {
         admin.done(&format!("/users/{id}/reactivation"), &json!({}))?;
         user.post("/properties", &json!({"zz": 1})).now()?.problem(401, "UNAUTHENTICATED")?;
     }
-    Ok(format!("commands at once; reads on every replica within {} ms (bound 1 s); the old token stays dead", slowest.as_millis()))
+    Ok(format!(
+        "commands at once; reads on every replica within {} ms (bound 1 s); the old token stays dead",
+        slowest.as_millis()
+    ))
 }

@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::Method;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
@@ -72,13 +72,7 @@ impl Http {
     }
 
     pub fn request(&self, method: &str, path: &str) -> Ask {
-        Ask {
-            http: self.clone(),
-            method: method.to_owned(),
-            path: path.to_owned(),
-            headers: HeaderMap::new(),
-            body: None,
-        }
+        Ask { http: self.clone(), method: method.to_owned(), path: path.to_owned(), headers: HeaderMap::new(), body: None }
     }
 
     pub fn get(&self, path: &str) -> Ask {

@@ -275,7 +275,9 @@ fn check(system: &System, load: &Load, before: BTreeMap<String, u64>) -> Result<
         differences = compare(&expected, &logs);
         Ok(differences.is_empty())
     });
-    settled.with_context(|| format!("{} differences, e.g. {:?}", differences.len(), &differences[..differences.len().min(5)]))?;
+    settled.with_context(|| {
+        format!("{} differences, e.g. {:?}", differences.len(), &differences[..differences.len().min(5)])
+    })?;
     for (context, events) in &logs {
         let dense = events.iter().zip(before[*context] + 1..).all(|(event, position)| event.position == position);
         ensure!(dense, "the positions of {context} have gaps");
@@ -378,7 +380,10 @@ fn fresh_fold(system: &mut System, load: &Load) -> Result<String> {
     let Some(rows) = rows else { return Ok(format!("{} GETs equal a fresh fold", paths.len())) };
     let again = view_rows(system.stack()?)?;
     let differing: Vec<&String> = rows.keys().filter(|table| rows.get(*table) != again.get(*table)).collect();
-    ensure!(differing.is_empty() && rows.len() == again.len(), "views that differ from a fresh fold: {differing:?}\n{rows:?}\n{again:?}");
+    ensure!(
+        differing.is_empty() && rows.len() == again.len(),
+        "views that differ from a fresh fold: {differing:?}\n{rows:?}\n{again:?}"
+    );
     let total: u64 = rows.values().map(|(count, _)| count).sum();
     Ok(format!("{} views of {total} rows and {} GETs equal a fresh fold", rows.len(), paths.len()))
 }
@@ -416,7 +421,9 @@ fn view_rows(stack: &crate::stack::Stack) -> Result<BTreeMap<String, (u64, Strin
     tables
         .lines()
         .map(|table| {
-            let digest = format!("SELECT count(*) || ' ' || coalesce(md5(string_agg(key || doc::text, '|' ORDER BY key)), '') FROM {table}");
+            let digest = format!(
+                "SELECT count(*) || ' ' || coalesce(md5(string_agg(key || doc::text, '|' ORDER BY key)), '-') FROM {table}"
+            );
             let row = stack.postgres.sql("views_db", &digest)?;
             let (count, hash) = row.split_once(' ').with_context(|| format!("{table}: {row}"))?;
             Ok((table.to_owned(), (count.parse()?, hash.to_owned())))

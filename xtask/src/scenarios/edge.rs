@@ -15,7 +15,8 @@ const ELSEWHERE: &str = "192.0.2.1";
 
 pub fn default_limits(system: &mut System) -> Result<String> {
     let stack = system.stack()?;
-    let ports = |prefix: &str| stack.roles.iter().filter(|role| role.name().starts_with(prefix)).map(|role| role.port()).collect();
+    let ports =
+        |prefix: &str| stack.roles.iter().filter(|role| role.name().starts_with(prefix)).map(|role| role.port()).collect();
     let mut options = NginxOptions::new(free_port()?, ports("command-"), ports("query-"));
     options.operator_allow = vec![ELSEWHERE.to_owned()];
     let mut nginx = Nginx::start(&stack.dir().join("nginx-at-defaults"), &options)?;

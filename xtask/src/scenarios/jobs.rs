@@ -87,7 +87,11 @@ fn race_of_queues(system: &System, lows: usize, highs: usize) -> Result<Race> {
     }
     let events = system.events("reports", base)?;
     let of = |ids: &[String], kind: &str| -> Vec<u64> {
-        events.iter().filter(|event| event.kind == kind && ids.iter().any(|id| id == event.id())).map(|e| e.position).collect()
+        events
+            .iter()
+            .filter(|event| event.kind == kind && ids.iter().any(|id| id == event.id()))
+            .map(|e| e.position)
+            .collect()
     };
     let asked = of(&high, "ReportRequested");
     let done = of(&high, "ReportCompleted");
@@ -121,7 +125,11 @@ pub fn kills(system: &mut System, size: Size) -> Result<String> {
         let point = POINTS[turn % POINTS.len()];
         // The second report that comes so far: not always the same one dies.
         let at = format!("{point}:2");
-        system.start_doomed_worker(&[("CASITAS_CRASH_AT", &at), ("CASITAS_RENDER_DELAY_MS", ""), ("CASITAS_WORKER_SLOTS", "1")])?;
+        system.start_doomed_worker(&[
+            ("CASITAS_CRASH_AT", &at),
+            ("CASITAS_RENDER_DELAY_MS", ""),
+            ("CASITAS_WORKER_SLOTS", "1"),
+        ])?;
         let mut ended = None;
         wait_until(&format!("the worker's end at {at}"), Duration::from_secs(60), || {
             ended = system.worker_ended()?;

@@ -48,23 +48,38 @@ fn person(admin: &Http) -> Result<Marks> {
         "emails": [email], "phones": [phone],
         "address": {"line1": street, "city": "Testville", "country": "US"}}});
     let party = admin.done("/parties", &body)?.id()?;
-    admin.request("PATCH", &format!("/parties/{party}")).json(&json!({"phones": [phone, later]})).key(&fresh("key")).now()?.success()?;
+    admin
+        .request("PATCH", &format!("/parties/{party}"))
+        .json(&json!({"phones": [phone, later]}))
+        .key(&fresh("key"))
+        .now()?
+        .success()?;
     let property = world::property(admin)?;
     let (unit, _) = world::unit(admin, &property, &fresh("P"))?;
     let lease = world::lease(admin, &world::lease_body(&unit, &party, 5, 35))?;
     let (document, sha256) = world::document(admin, Some(&lease))?;
     block(world::send_lease(admin, &lease, &world::send_body(&document, &party)))?;
     admin.done(&format!("/leases/{lease}/signatures"), &world::sign_body(&party, &sha256))?;
-    for (path, format) in [("/finances/generate_report", "csv"), ("/legal/generate_report", "csv"), ("/legal/generate_report", "json")] {
+    for (path, format) in
+        [("/finances/generate_report", "csv"), ("/legal/generate_report", "csv"), ("/legal/generate_report", "json")]
+    {
         let report = world::report(admin, path, &json!({"format": format}))?;
         let done = block(finished(admin, &report, Duration::from_secs(60)))?;
         ensure!(done["status"] == "succeeded", "{done}");
         admin.get(&format!("/reports/{report}/result")).now()?.success()?;
     }
     // Bad input with the words in it, for the logs.
-    admin.post("/parties", &json!({"kind": full, "details": {"names": {"full": full}, "tax_id": tax, "zz": email}})).now()?.expect(400)?;
+    admin
+        .post("/parties", &json!({"kind": full, "details": {"names": {"full": full}, "tax_id": tax, "zz": email}}))
+        .now()?
+        .expect(400)?;
     for _ in 0..3 {
-        for path in [format!("/parties/{party}"), "/parties?limit=1000".to_owned(), format!("/leases?party_id={party}"), format!("/leases/{lease}")] {
+        for path in [
+            format!("/parties/{party}"),
+            "/parties?limit=1000".to_owned(),
+            format!("/leases?party_id={party}"),
+            format!("/leases/{lease}"),
+        ] {
             let answer = admin.get(&path).now()?.success()?;
             let shown = contains(&answer.body, full.as_bytes());
             ensure!(shown == path.starts_with("/parties"), "{path} shows the name: {shown}");
@@ -176,7 +191,11 @@ pub fn embedded(system: &mut System) -> Result<String> {
     let mut search = Search { marks: &marks, places: Vec::new(), bytes: 0, hits: Vec::new() };
     search.look("the process' log", &fs::read(embedded.log())?);
     let data = embedded.data_dir();
-    search.folder("logs, artifacts, WALs", &data, &["views.sqlite", "views.sqlite-wal", "views.sqlite-shm", "casitas.sock"])?;
+    search.folder(
+        "logs, artifacts, WALs",
+        &data,
+        &["views.sqlite", "views.sqlite-wal", "views.sqlite-shm", "casitas.sock"],
+    )?;
     let (without, card) = sqlite_dump(&data.join("views.sqlite"))?;
     search.look("views.sqlite", without.as_bytes());
     search.places.push(format!("views.sqlite ({} kB)", without.len() / 1_000));

@@ -43,9 +43,14 @@ pub fn holds(system: &System, size: Size) -> Result<String> {
     }
     let placed = rounds * 2;
     let stream = format!("unit:{unit}");
-    let counted = system.events("units", 0)?.iter().filter(|event| event.stream == stream && event.kind == "HoldPlaced").count();
+    let counted =
+        system.events("units", 0)?.iter().filter(|event| event.stream == stream && event.kind == "HoldPlaced").count();
     ensure!(counted == placed, "the log has {counted} HoldPlaced, the clients were told of {placed}");
-    Ok(format!("{rounds} rounds of {CLIENTS} clients: 1 winner each ({} different), {} refused, every retry won", winners.len(), rounds * (CLIENTS - 1)))
+    Ok(format!(
+        "{rounds} rounds of {CLIENTS} clients: 1 winner each ({} different), {} refused, every retry won",
+        winners.len(),
+        rounds * (CLIENTS - 1)
+    ))
 }
 
 fn release(admin: &Http, unit: &str, hold: &str) -> Result<()> {
@@ -110,7 +115,11 @@ pub fn leases(system: &System, size: Size) -> Result<String> {
     let events = system.events("units", 0)?;
     let count = |kind: &str| events.iter().filter(|event| event.stream == stream && event.kind == kind).count();
     let (reserved, released) = (count("UnitReserved"), count("ReservationReleased"));
-    ensure!(reserved == sent.len() && released == sent.len(), "{} leases were sent and voided: {reserved} UnitReserved, {released} ReservationReleased", sent.len());
+    ensure!(
+        reserved == sent.len() && released == sent.len(),
+        "{} leases were sent and voided: {reserved} UnitReserved, {released} ReservationReleased",
+        sent.len()
+    );
     Ok(format!("{rounds} rounds of {CLIENTS} leases: 1 sent each, {} refused, every retry was sent", rounds * (CLIENTS - 1)))
 }
 

@@ -187,7 +187,12 @@ async fn watch_hold(admin: &Http, property: &str, unit: &str, party: &str, lives
         let held = shows_hold(view, unit, &answer)?;
         if asked_at >= expires {
             let late = (asked_at - expires).as_micros();
-            ensure!(!held, "asked {late} us after its expiry, {} shows the hold ({:?}): {answer}", answer.served_by(), answer.headers);
+            ensure!(
+                !held,
+                "asked {late} us after its expiry, {} shows the hold ({:?}): {answer}",
+                answer.served_by(),
+                answer.headers
+            );
             looks.after += 1;
             looks.cached_after += usize::from(answer.is_hit());
         } else if with_token && answered_at < expires {

@@ -156,7 +156,9 @@ fn embedded(suite: &mut Suite) -> Result<()> {
     suite.check("access.tokens", "forged, expired and foreign tokens", |_| access::forged_tokens(&system));
     suite.check("access.deactivation", "a deactivated user is out at once", |_| access::deactivation(&system));
     suite.check("input", "bad input is 4xx and writes nothing", |_| input::table(&system));
-    suite.check("reads.expiry", "a hold that expired is shown by no GET after it", |size| reads::expiring_holds(&system, size));
+    suite.check("reads.expiry", "a hold that expired is shown by no GET after it", |size| {
+        reads::expiring_holds(&system, size)
+    });
     suite.check("reads.own-writes", "a GET with the token sees the command", |size| reads::own_writes(&mut system, size));
     suite.check("races.holds", "64 clients place overlapping holds", |size| races::holds(&system, size));
     suite.check("races.leases", "64 leases of one unit are sent", |size| races::leases(&system, size));
@@ -186,7 +188,9 @@ fn distributed(suite: &mut Suite) -> Result<()> {
     suite.check("reads.own-writes", "projector delayed: a GET with the token sees the command", |size| {
         reads::own_writes(&mut system, size)
     });
-    suite.check("reads.expiry", "a hold that expired is shown by no GET after it", |size| reads::expiring_holds(&system, size));
+    suite.check("reads.expiry", "a hold that expired is shown by no GET after it", |size| {
+        reads::expiring_holds(&system, size)
+    });
     suite.check("races.holds", "64 clients place overlapping holds", |size| races::holds(&system, size));
     suite.check("races.leases", "64 leases of one unit are sent", |size| races::leases(&system, size));
     suite.check("access.matrix", "every route x role x own or foreign (2.4)", |_| access::matrix(&system));

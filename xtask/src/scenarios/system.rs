@@ -63,8 +63,12 @@ impl System {
                 command
             }
         };
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("starting casitas")?;
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("starting casitas")?;
         if let Some(mut stdin) = child.stdin.take() {
             // One that does not read its input may be gone already.
             let _ = stdin.write_all(input.as_bytes());
@@ -258,7 +262,11 @@ impl Embedded {
             .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--data-dir"])
             .args([dir.path().join("casitas-data").to_string_lossy()])
             .dir(dir.path());
-        Ok(Self { server: Server::new(program, port, Signal::TERM, Duration::from_secs(15)), binary: binary.to_owned(), dir })
+        Ok(Self {
+            server: Server::new(program, port, Signal::TERM, Duration::from_secs(15)),
+            binary: binary.to_owned(),
+            dir,
+        })
     }
 
     pub fn start(&mut self) -> Result<()> {

@@ -107,7 +107,10 @@ pub fn corpus(token: &str, pem: &str, jwks: &str) -> Result<Corpus> {
         ("sub that is no id", claim("sub", json!("admin"))),
         ("an epoch to come", claim("epoch", json!(epoch + 1))),
         ("an epoch as text", claim("epoch", json!(epoch.to_string()))),
-        ("other claims under the old signature", format!("{}.{signature}", body(&header, &with(&claims, "exp", json!(now + 9_999))))),
+        (
+            "other claims under the old signature",
+            format!("{}.{signature}", body(&header, &with(&claims, "exp", json!(now + 9_999)))),
+        ),
         ("half a signature", token[..token.len() - signature.len() / 2].to_owned()),
         ("no signature", body(&header, &claims)),
         ("five parts", format!("{token}.a.b")),

@@ -45,6 +45,7 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
+#[allow(clippy::enum_variant_names, reason = "the names are the subcommands")]
 enum Command {
     /// Everything in one process, on SQLite (what a bare `casitas` does).
     Serve,

@@ -25,7 +25,7 @@ pub use aggregate::{AggregateKind, Context, Decide, Fact, Moment, StreamId};
 pub use calendar::{DateRange, today_in, zone};
 pub use fault::{Fault, sane_date};
 pub use ids::*;
-pub use money::{Currency, Money, MoneyError};
+pub use money::{Currency, Money};
 pub use personal::Personal;
 pub use refusal::{Refusal, RefusalClass, Refused};
 pub use sha256::Sha256;

@@ -291,7 +291,7 @@ impl Tiers {
         }
         self.memory.put(key, entry.clone(), clears);
         if sharing == Sharing::Shared {
-            self.shared.put_later(key, &entry, self.clock.now());
+            self.shared.put(key, &entry, self.clock.now()).await;
         }
         Ok((entry, Source::Computed))
     }

@@ -20,6 +20,8 @@ const SHARED_DEADLINE: Duration = Duration::from_millis(150);
 const SHARED_REST: Duration = Duration::from_millis(500);
 /// Writes to the shared cache under way at once; more are dropped.
 const PUTS_MAX: usize = 64;
+/// How long an answer that was just computed waits for its write to the shared cache.
+const PUT_WAIT: Duration = Duration::from_millis(20);
 const PUT_DEADLINE: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
@@ -88,15 +90,16 @@ impl SharedTier {
         }
     }
 
-    /// Off the request's path; dropped when too many are under way.
-    pub fn put_later(&self, key: &Arc<str>, entry: &Arc<Entry>, now: Timestamp) {
+    /// Waits a moment for the write, so that the next GET, on whichever replica, is a hit; a cache that is slower than that is
+    /// written beside the answer. Dropped when too many are under way.
+    pub async fn put(&self, key: &Arc<str>, entry: &Arc<Entry>, now: Timestamp) {
         let Some(cache) = self.cache.clone().filter(|_| !self.rests()) else { return };
         let Ok(permit) = self.puts.clone().try_acquire_owned() else {
             metrics::counter!("casitas_cache_writes_dropped_total").increment(1);
             return;
         };
         let (key, entry) = (key.clone(), entry.clone());
-        tokio::spawn(async move {
+        let written = tokio::spawn(async move {
             let ttl = lifetime(&entry, now);
             if !ttl.is_zero() {
                 // The next read notices a cache that is away; a lost write is only a later miss.
@@ -104,6 +107,7 @@ impl SharedTier {
             }
             drop(permit);
         });
+        let _ = timeout(PUT_WAIT, written).await;
     }
 
     fn rests(&self) -> bool {

@@ -95,20 +95,20 @@ pub async fn send_lease(
     let executed = api.execute(&command.issue, vec![step::<Lease>(id.to_string(), send)]).await?;
     let sequence = executed.done.version;
     match outcome(&api, id, sequence, &mut *hints).await? {
-        Sent::Sent => Ok(Reply::changed(id, executed).into_response()),
-        Sent::Refused(refused) => Err(refused),
-        Sent::UnderWay => Ok(Reply::accepted(id, executed, |id| format!("/leases/{id}")).into_response()),
+        SendOutcome::Sent => Ok(Reply::changed(id, executed).into_response()),
+        SendOutcome::Refused(refused) => Err(refused),
+        SendOutcome::UnderWay => Ok(Reply::accepted(id, executed, |id| format!("/leases/{id}")).into_response()),
     }
 }
 
-enum Sent {
+enum SendOutcome {
     Sent,
     Refused(Problem),
     UnderWay,
 }
 
 /// Waits until the move-in process has moved the lease on from the send request at `sequence`.
-async fn outcome(api: &Api, id: Uuid, sequence: u64, hints: &mut dyn HintStream) -> Result<Sent, Problem> {
+async fn outcome(api: &Api, id: Uuid, sequence: u64, hints: &mut dyn HintStream) -> Result<SendOutcome, Problem> {
     let deadline = Instant::now() + SEND_WAIT;
     loop {
         let lease = api.handler().load::<Lease>(id.to_string()).await.map_err(problem)?;
@@ -117,13 +117,13 @@ async fn outcome(api: &Api, id: Uuid, sequence: u64, hints: &mut dyn HintStream)
             Some(LeaseState::Sending) => {}
             Some(LeaseState::Draft) => {
                 let refusal = lease.state.send_refusal().cloned();
-                return Ok(refusal.map_or(Sent::UnderWay, |refusal| Sent::Refused(refusal.into())));
+                return Ok(refusal.map_or(SendOutcome::UnderWay, |refusal| SendOutcome::Refused(refusal.into())));
             }
-            _ => return Ok(Sent::Sent),
+            _ => return Ok(SendOutcome::Sent),
         }
         let now = Instant::now();
         if now >= deadline {
-            return Ok(Sent::UnderWay);
+            return Ok(SendOutcome::UnderWay);
         }
         let pause = SEND_POLL.min(deadline - now);
         let _ = timeout(pause, async {

@@ -163,16 +163,19 @@ pub fn wiped(system: &mut System, size: Size) -> Result<String> {
     let mut ids = block(ask(&caller, LOW, reports / 2))?;
     ids.extend(block(ask(&caller, HIGH, reports - reports / 2))?);
     let stack = system.stack()?;
-    let mut held = 0;
+    let mut held = String::new();
     wait_until("messages in the broker", Duration::from_secs(30), || {
         let listed = stack.rabbitmq.ctl(&["list_queues", "-p", "casitas", "--no-table-headers", "name", "messages"])?;
-        held = listed.lines().filter_map(|line| line.split_whitespace().nth(1)?.parse::<usize>().ok()).sum();
-        Ok(held >= reports / 2)
+        held =
+            listed.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>().join(", ");
+        let waiting = listed.lines().filter(|line| !line.starts_with("dead_letters"));
+        let waiting: usize = waiting.filter_map(|line| line.split_whitespace().nth(1)?.parse::<usize>().ok()).sum();
+        Ok(waiting >= reports / 2)
     })?;
     stack.rabbitmq.wipe()?;
     system.restart_worker(&ORDINARY)?;
     await_all(&caller, &ids)?;
     let events = system.events("reports", base)?;
     completed_once(&events, &ids)?;
-    Ok(format!("RabbitMQ wiped with {held} messages in it: {reports} of {reports} finished, 0 doubled"))
+    Ok(format!("RabbitMQ wiped with its messages ({held}): {reports} of {reports} finished, 0 doubled"))
 }

@@ -178,7 +178,7 @@ async fn watch_hold(admin: &Http, property: &str, unit: &str, party: &str, lives
             _ => format!("/units/{unit}/calendar"),
         };
         // Every other answer may come from a cache of any age.
-        let with_token = (turn / VIEWS.len()) % 2 == 0;
+        let with_token = (turn / VIEWS.len()).is_multiple_of(2);
         turn += 1;
         let ask = if with_token { admin.get(&path).after(&position, 5) } else { admin.get(&path) };
         let asked_at = now();

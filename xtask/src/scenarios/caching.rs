@@ -256,7 +256,7 @@ pub fn redis_away(system: &mut System, size: Size) -> Result<String> {
     });
     let mut tasks = vec![spawn(load.clone().write())];
     tasks.extend((0..4).map(|reader| spawn(load.clone().read(reader))));
-    let answers_a_phase = size.pick(300, 20_000);
+    let answers_a_phase = size.pick(150, 1_000);
     let phase = |what: &str| {
         let base = load.answers.load(Ordering::Relaxed);
         crate::net::wait_until(&format!("{answers_a_phase} answers while Redis is {what}"), Duration::from_secs(300), || {
@@ -266,7 +266,7 @@ pub fn redis_away(system: &mut System, size: Size) -> Result<String> {
     let outcome = (|| -> Result<u64> {
         phase("up")?;
         let stack = system.stack()?;
-        for _ in 0..size.pick(3, 20) {
+        for _ in 0..size.pick(3, 5) {
             redis(stack, &["FLUSHALL"])?;
             phase("flushed")?;
         }

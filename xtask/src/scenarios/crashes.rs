@@ -17,7 +17,7 @@ use crate::net::wait_until;
 
 const WRITERS: usize = 4;
 /// Commands that are acknowledged before and after each kill.
-const ACKS_A_KILL: u64 = 12;
+const ACKS_A_KILL: u64 = 10;
 /// A command is repeated with its key until there is an answer, but not longer.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(90);
 const SETTLED_WITHIN: Duration = Duration::from_secs(90);

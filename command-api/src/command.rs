@@ -1,11 +1,13 @@
 //! One extractor for every command: who, the body, and how it is issued.
 
+use axum::body::Body;
 use axum::extract::{FromRef, FromRequest, FromRequestParts, Request};
 use axum::http::{StatusCode, header};
+use bytes::Bytes;
 use commands::{Issue, Key};
 use ports::Keep;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -59,7 +61,11 @@ where
         let body: B = if absent {
             serde_json::from_value(json!({})).map_err(|error| Problem::validation("", error.to_string()))?
         } else {
-            Json::from_request(Request::from_parts(parts, body), state).await?.0
+            let sent = Bytes::from_request(Request::from_parts(parts.clone(), body), state).await;
+            let sent = sent.map_err(|rejection| web::unreadable(rejection.status()))?;
+            let parsed: B = Json::from_request(Request::from_parts(parts, Body::from(sent.clone())), state).await?.0;
+            no_list_for_object(&sent, &parsed)?;
+            parsed
         };
         if let Some(key) = key {
             let canonical = serde_json::to_vec(&body)
@@ -68,5 +74,57 @@ where
             issue.key = Some(Key { scope, key, request_hash: hash, keep: Keep::Days30 });
         }
         Ok(Self { caller, body, issue })
+    }
+}
+
+/// serde fills a struct from a list of its fields' values in their order (`"price": [100, "USD"]`); nobody means that.
+fn no_list_for_object(sent: &[u8], parsed: &impl Serialize) -> Result<(), Problem> {
+    if !sent.contains(&b'[') {
+        return Ok(());
+    }
+    let (Ok(sent), Ok(parsed)) = (serde_json::from_slice(sent), serde_json::to_value(parsed)) else { return Ok(()) };
+    match list_for_object(&sent, &parsed) {
+        None => Ok(()),
+        Some(pointer) => Err(Problem::validation(pointer, "a list where an object is expected")),
+    }
+}
+
+fn list_for_object(sent: &Value, parsed: &Value) -> Option<String> {
+    match (sent, parsed) {
+        (Value::Array(_), Value::Object(_)) => Some(String::new()),
+        (Value::Object(sent), Value::Object(parsed)) => sent
+            .iter()
+            .find_map(|(name, value)| list_for_object(value, parsed.get(name)?).map(|rest| format!("/{name}{rest}"))),
+        (Value::Array(sent), Value::Array(parsed)) => sent
+            .iter()
+            .zip(parsed)
+            .enumerate()
+            .find_map(|(index, (sent, parsed))| list_for_object(sent, parsed).map(|rest| format!("/{index}{rest}"))),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::Money;
+
+    use super::*;
+
+    #[derive(Serialize, Deserialize)]
+    struct Rent {
+        price: Money,
+        lines: Vec<Money>,
+    }
+
+    fn refused(body: &str) -> Option<String> {
+        let parsed: Rent = serde_json::from_str(body).expect("serde takes it");
+        no_list_for_object(body.as_bytes(), &parsed).err().map(|problem| problem.errors[0].pointer.clone())
+    }
+
+    #[test]
+    fn a_list_of_an_objects_values_is_refused_with_its_pointer() {
+        assert_eq!(refused(r#"{"price":[100,"USD"],"lines":[]}"#), Some("/price".into()));
+        assert_eq!(refused(r#"{"price":{"amount":1,"currency":"USD"},"lines":[[1,"USD"]]}"#), Some("/lines/0".into()));
+        assert_eq!(refused(r#"{"price":{"amount":1,"currency":"USD"},"lines":[{"amount":1,"currency":"USD"}]}"#), None);
     }
 }

@@ -60,14 +60,17 @@ fn is_json(headers: &axum::http::HeaderMap) -> bool {
 }
 
 async fn read<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
-    Bytes::from_request(request, state).await.map_err(|rejection| match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => too_large(),
-        _ => Problem::new(StatusCode::BAD_REQUEST, "VALIDATION_FAILED", "the body could not be read"),
-    })
+    Bytes::from_request(request, state).await.map_err(|rejection| unreadable(rejection.status()))
 }
 
-pub(crate) fn too_large() -> Problem {
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "PAYLOAD_TOO_LARGE", "the body is larger than this route accepts")
+/// Why a body could not be read, from the status of axum's rejection.
+pub fn unreadable(status: StatusCode) -> Problem {
+    match status {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            Problem::new(status, "PAYLOAD_TOO_LARGE", "the body is larger than this route accepts")
+        }
+        _ => Problem::new(StatusCode::BAD_REQUEST, "VALIDATION_FAILED", "the body could not be read"),
+    }
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {

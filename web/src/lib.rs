@@ -16,7 +16,7 @@ pub use access::{
     ReadLeases, ReadLedgers, ReadParties, ReadProperties, ReadUsers, Rule, SignLeases, SignedIn, WriteLeases, WriteLedgers,
     WriteParties, WriteProperties,
 };
-pub use body::{Json, Path, Query};
+pub use body::{Json, Path, Query, unreadable};
 pub use headers::{IdempotencyKey, IfMatch};
 pub use layers::{Served, layer, not_found};
 pub use position::{MinPosition, PositionToken, position_header};

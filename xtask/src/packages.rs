@@ -13,13 +13,15 @@ use crate::servers;
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
 /// (package, is it there?)
-fn wanted() -> [(&'static str, bool); 5] {
+fn wanted() -> [(&'static str, bool); 6] {
     [
         ("postgresql", servers::postgres_installed()),
         ("redis-server", find_program(&["redis-server"]).is_some() && find_program(&["redis-cli"]).is_some()),
         ("rabbitmq-server", servers::rabbitmq_installed()),
         ("nginx", find_program(&["nginx"]).is_some()),
         ("util-linux", find_program(&["setpriv"]).is_some()),
+        // For schemathesis, and to read SQLite files as a stranger would.
+        ("python3-venv", has_venv()),
     ]
 }
 
@@ -98,4 +100,13 @@ impl<'a> Policy<'a> {
     fn lift(self) -> Result<()> {
         if self.ours { run(self.root, Path::new("rm"), &["-f", POLICY]) } else { Ok(()) }
     }
+}
+
+fn has_venv() -> bool {
+    find_program(&["python3"]).is_some_and(|python| {
+        Command::new(python)
+            .args(["-c", "import venv, ensurepip, sqlite3"])
+            .output()
+            .is_ok_and(|output| output.status.success())
+    })
 }

@@ -61,7 +61,7 @@ pub enum CrashPoint {
     BetweenAppendAndAck,
 }
 
-/// Test aid: abort when a point is passed for the `nth` time (1 is the first).
+/// Test aid: SIGKILL to this process when a point is passed for the `nth` time (1 is the first).
 #[derive(Clone, Debug)]
 pub struct CrashAt {
     point: CrashPoint,
@@ -77,7 +77,8 @@ impl CrashAt {
     pub(crate) fn pass(&self, point: CrashPoint) {
         if point == self.point && self.passed.fetch_add(1, Ordering::SeqCst) + 1 == self.nth {
             tracing::error!(?point, "ending the process, as the test asked");
-            std::process::abort();
+            // What no handler, no destructor and no flush survives.
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         }
     }
 }

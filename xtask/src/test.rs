@@ -164,10 +164,11 @@ fn show_and_count(from: impl Read, to: &mut impl Write) -> Result<Counts> {
 }
 
 /// `test result: ok. 3 passed; 1 failed; …` of the built-in harness, or
-/// `Summary [ 1.2s] 4 tests run: 3 passed, 1 failed, 0 skipped` of nextest.
+/// `Summary [ 1.2s] 4 tests run: 3 passed, 1 failed, 0 skipped` of nextest, which shows the output of a failed test
+/// indented: a harness' line in there is counted by its own.
 fn summary_of(line: &str) -> Option<Counts> {
-    let line = line.trim();
-    let relevant = line.starts_with("test result:") || (line.starts_with("Summary [") && line.contains(" run: "));
+    let nextest = line.trim_start().starts_with("Summary [") && line.contains(" run: ");
+    let relevant = line.starts_with("test result:") || nextest;
     if !relevant {
         return None;
     }
@@ -203,6 +204,7 @@ mod tests {
     #[test]
     fn other_lines_are_not_counted() {
         assert_eq!(summary_of("12 passed; 0 failed"), None);
+        assert_eq!(summary_of("    test result: FAILED. 0 passed; 1 failed; 8 filtered out"), None, "inside nextest's own");
         assert_eq!(summary_of("test result_is_ok ... ok"), None);
     }
 }

@@ -58,8 +58,8 @@ fn completed_once(events: &[Event], ids: &[String]) -> Result<()> {
 
 /// One busy slot, low jobs waiting, high jobs sent then: no low one starts before the last high one has finished.
 pub fn priority(system: &mut System, size: Size) -> Result<String> {
-    let (lows, highs, delay_ms) = size.pick((8, 3, "1000"), (50, 10, "1500"));
-    // The delay is long enough for the high jobs to arrive while a low one is rendered.
+    let (lows, highs, delay_ms) = size.pick((8, 3, "1000"), (53, 10, "1500"));
+    // Up to three have started when the high ones come: at full size 50 wait. The delay is long enough for the high jobs to arrive while a low one is rendered.
     system.restart_worker(&[("CASITAS_WORKER_SLOTS", "1"), ("CASITAS_RENDER_DELAY_MS", delay_ms)])?;
     let outcome = race_of_queues(system, lows, highs);
     system.restart_worker(&ORDINARY)?;

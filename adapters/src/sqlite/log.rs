@@ -11,7 +11,7 @@ use sqlite_es::SqliteEventRepository;
 use sqlx::sqlite::{SqliteRow, SqliteSynchronous};
 
 use super::DataFolder;
-use super::append::{Append, find_key};
+use super::append::{append, find_key};
 use super::file::{DatabaseFile, Step, map_load};
 use crate::stored::{DAY_US, KEY_DAYS, READ_MAX, check_batch, check_dense, from_micros, micros, signed, unsigned};
 
@@ -91,11 +91,7 @@ impl EventLog for SqliteLog {
     async fn append(&self, batch: &[AppendRequest]) -> Result<Vec<AppendOutcome>> {
         check_batch(self.context, batch)?;
         let mut transaction = self.file.begin().await?;
-        let mut append = Append::start(&self.file, &mut transaction, micros(self.clock.now())).await?;
-        let mut outcomes = Vec::with_capacity(batch.len());
-        for request in batch {
-            outcomes.push(append.request(request).await?);
-        }
+        let outcomes = append(&self.file, &mut transaction, batch, micros(self.clock.now())).await?;
         self.file.commit(transaction).await?;
         Ok(outcomes)
     }

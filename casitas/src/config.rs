@@ -57,7 +57,7 @@ pub struct Settings {
     /// The in-process cache tier.
     #[arg(long, env = "CASITAS_MEMORY_CACHE", value_enum, default_value = "on", global = true)]
     pub memory_cache: Switch,
-    /// Reports that a worker renders at once.
+    /// Reports that a worker renders at once; the projector must be told the same number.
     #[arg(long, env = "CASITAS_WORKER_SLOTS", default_value_t = 2, global = true)]
     pub worker_slots: usize,
     /// Test aid: delays every projection batch.

@@ -212,9 +212,11 @@ pub fn projector(platform: &Platform, settings: &Settings, handler: commands::Ha
         handler,
         hot,
     };
+    // The workers' slots must be told to the projector too: it could not know what they hold.
+    let workers = WorkerConfig { slots: settings.worker_slots, ..WorkerConfig::new("") };
     let config = projector::Config {
         delay: Duration::from_millis(settings.projector_delay_ms),
-        held_per_consumer: u64::from(WorkerConfig::new("").high_prefetch),
+        held_per_consumer: u64::from(workers.prefetch().0),
         ..projector::Config::default()
     };
     Projector::new(ports, config).map_err(|error| anyhow::anyhow!("{}", error.chain()))

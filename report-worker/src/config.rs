@@ -13,7 +13,8 @@ use crate::Registry;
 pub struct WorkerConfig {
     /// This worker's name in the report's history, e.g. the host name; at most 100 characters.
     pub name: String,
-    /// Jobs at once.
+    /// Jobs at once. Most of a small job is waiting for durable appends, which the slots share. A rendering holds a connection
+    /// to the views while it reads: there must be as many of them.
     pub slots: usize,
     /// High messages in hand (R10 of reliability-security.md: 10, so that the next one is always here already); with many
     /// slots there are more, see [`WorkerConfig::prefetch`].
@@ -35,7 +36,7 @@ pub struct WorkerConfig {
 }
 
 impl WorkerConfig {
-    pub const SLOTS: usize = 2;
+    pub const SLOTS: usize = 8;
 
     pub fn new(name: impl Into<String>) -> Self {
         Self {

@@ -129,7 +129,7 @@ pub async fn report_worker_role(settings: &Settings) -> Result<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(report_worker::run(config, ports, shutdown.clone()));
     ops_listener(settings, &ops, &mut tasks, &shutdown).await?;
-    tracing::info!(slots = settings.worker_slots, "report-worker waits for jobs");
+    tracing::info!(slots = settings.slots(), "report-worker waits for jobs");
     until_shutdown(&mut tasks, &shutdown).await?;
     ops.drain();
     finish(tasks).await;
@@ -212,9 +212,11 @@ pub fn projector(platform: &Platform, settings: &Settings, handler: commands::Ha
         handler,
         hot,
     };
+    // The workers' slots must be told to the projector too: it could not know what they hold.
+    let workers = WorkerConfig { slots: settings.slots(), ..WorkerConfig::new("") };
     let config = projector::Config {
         delay: Duration::from_millis(settings.projector_delay_ms),
-        held_per_consumer: u64::from(WorkerConfig::new("").high_prefetch),
+        held_per_consumer: u64::from(workers.prefetch().0),
         ..projector::Config::default()
     };
     Projector::new(ports, config).map_err(|error| anyhow::anyhow!("{}", error.chain()))
@@ -222,7 +224,7 @@ pub fn projector(platform: &Platform, settings: &Settings, handler: commands::Ha
 
 fn worker(platform: &Platform, settings: &Settings, name: &str) -> Result<(WorkerConfig, WorkerPorts)> {
     let mut config = WorkerConfig::new(name);
-    config.slots = settings.worker_slots;
+    config.slots = settings.slots();
     config.render_delay = Duration::from_millis(settings.render_delay_ms);
     config.crash_at = settings.crash_at.as_deref().map(crash_point).transpose()?;
     let ports = WorkerPorts {

@@ -92,7 +92,7 @@ struct Up {
     /// Delay each projection batch by this many milliseconds
     #[arg(long)]
     projector_delay_ms: Option<u64>,
-    /// Slots of the report worker (default 2)
+    /// Slots of the report worker (default 8)
     #[arg(long)]
     worker_slots: Option<u32>,
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use cqrs_es::persist::{PersistedEventRepository, SerializedEvent};
 use domain::{Context, StreamId, with_aggregate};
-use ports::{AppendOutcome, AppendRequest, Clock, EventLog, KeyRecord, LogHead, Metadata, Position, Recorded, Result};
+use ports::{
+    AppendOutcome, AppendRequest, Clock, EventLog, KeyRecord, LogHead, Metadata, Position, Recorded, Result, StreamEvents,
+};
 use serde_json::value::RawValue;
 use sqlite_es::SqliteEventRepository;
 use sqlx::sqlite::{SqliteRow, SqliteSynchronous};
@@ -50,7 +52,7 @@ impl SqliteLog {
         self.file.writer.close().await;
     }
 
-    fn recorded(&self, row: &SqliteRow) -> Result<Recorded> {
+    pub(super) fn recorded(&self, row: &SqliteRow) -> Result<Recorded> {
         let file = &self.file;
         let id: String = file.column(row, "aggregate_id")?;
         Ok(Recorded {
@@ -86,6 +88,10 @@ impl EventLog for SqliteLog {
             _ => self.repository.get_last_events::<A>(&stream.id, after).await,
         });
         loaded.map_err(|error| map_load(&self.file.what, error))
+    }
+
+    async fn load_many(&self, streams: &[StreamId]) -> Result<Vec<StreamEvents>> {
+        self.streams(streams).await
     }
 
     async fn append(&self, batch: &[AppendRequest]) -> Result<Vec<AppendOutcome>> {

@@ -103,8 +103,12 @@ fn start(program: Program, port: u16, signal: Signal) -> Result<Server> {
 
 fn start_axum(folder: &Path, files: &Path, redis: &str) -> Result<Server> {
     let port = free_port()?;
-    let program = Program::new("axum", std::env::current_exe()?, folder.join("axum.log"))
-        .args([AXUM, &port.to_string(), redis, utf8(files)?]);
+    let program = Program::new("axum", std::env::current_exe()?, folder.join("axum.log")).args([
+        AXUM,
+        &port.to_string(),
+        redis,
+        utf8(files)?,
+    ]);
     start(program, port, Signal::TERM)
 }
 
@@ -143,11 +147,12 @@ fn start_nginx(folder: &Path, files: &Path, axum: u16, gunicorn: u16, account: O
     );
     let file = dir.join("nginx.conf");
     private_file(&file, config.as_bytes(), account.as_ref())?;
-    let program = Program::new("nginx of the peers", find_program(&["nginx"]).context("Nginx is not installed")?, dir.join("log"))
-        .args(["-p", utf8(&dir)?, "-c", utf8(&file)?, "-e", utf8(&dir.join("error.log"))?])
-        .clean_env()
-        .dir(&dir)
-        .account(account);
+    let program =
+        Program::new("nginx of the peers", find_program(&["nginx"]).context("Nginx is not installed")?, dir.join("log"))
+            .args(["-p", utf8(&dir)?, "-c", utf8(&file)?, "-e", utf8(&dir.join("error.log"))?])
+            .clean_env()
+            .dir(&dir)
+            .account(account);
     start(program, port, Signal::QUIT)
 }
 
@@ -173,7 +178,9 @@ pub fn venv() -> Result<PathBuf> {
     }
     let python = find_program(&["python3"]).context("python3 is not installed")?;
     quietly(Command::new(python).args(["-m", "venv"]).arg(&venv))?;
-    quietly(Command::new(venv.join("bin/pip")).args(["install", "--quiet", "--disable-pip-version-check", "-r"]).arg(&list))?;
+    quietly(
+        Command::new(venv.join("bin/pip")).args(["install", "--quiet", "--disable-pip-version-check", "-r"]).arg(&list),
+    )?;
     fs::write(stamp, wanted)?;
     Ok(venv)
 }

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::{Result, anyhow};
 use commands::{CommandError, Handler, Issue, step};
 use domain::units::{
-    AddUnit, Address, Amenity, Bathrooms, OwnerShare, Property, PropertyCommand, PropertyFacts, PropertyType, RegisterProperty,
-    Unit, UnitCommand, UpdateUnit,
+    AddUnit, Address, Amenity, Bathrooms, OwnerShare, Property, PropertyCommand, PropertyFacts, PropertyType,
+    RegisterProperty, Unit, UnitCommand, UpdateUnit,
 };
 use domain::{Currency, Date, Money, PartyId, PropertyId, UnitId};
 use tokio::task::JoinSet;
@@ -18,7 +18,18 @@ pub const CALLERS: usize = 256;
 /// So few that callers seldom meet at one property.
 const UNITS_A_PROPERTY: usize = 20;
 pub const CITIES: [&str; 12] = [
-    "Albany", "Boston", "Chicago", "Denver", "El Paso", "Fresno", "Gary", "Houston", "Irvine", "Juneau", "Kansas City", "Laredo",
+    "Albany",
+    "Boston",
+    "Chicago",
+    "Denver",
+    "El Paso",
+    "Fresno",
+    "Gary",
+    "Houston",
+    "Irvine",
+    "Juneau",
+    "Kansas City",
+    "Laredo",
 ];
 const AMENITIES: [Amenity; 6] =
     [Amenity::Balcony, Amenity::Elevator, Amenity::Parking, Amenity::Gym, Amenity::Dishwasher, Amenity::PetsAllowed];
@@ -170,7 +181,8 @@ async fn register(handler: &Handler, facts: &PropertyFacts, owner: PartyId) -> R
 
 async fn add(handler: &Handler, id: Uuid, at: usize, property: &PropertyFacts) -> Result<(), CommandError> {
     let dice = mixed(at);
-    let amenities: BTreeSet<Amenity> = AMENITIES.into_iter().enumerate().filter(|(bit, _)| dice >> bit & 1 == 1).map(|(_, a)| a).collect();
+    let amenities: BTreeSet<Amenity> =
+        AMENITIES.into_iter().enumerate().filter(|(bit, _)| dice >> bit & 1 == 1).map(|(_, a)| a).collect();
     let unit_number = format!("{}", at % UNITS_A_PROPERTY + 1);
     let add = UnitCommand::AddUnit(AddUnit {
         property: property.clone(),

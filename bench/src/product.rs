@@ -4,7 +4,9 @@
 //! Nginx' limits for one address are raised, because all load comes from one; nothing else differs from the defaults.
 
 use std::cell::RefCell;
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use commands::Handler;
 use domain::Context;
 use ports::{EventLog, Hints, Logs, MasterKey, Sealer, SystemClock, ViewStore};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use xtask::stack::{Options, Stack};
 
 use crate::bench::Bench;
@@ -181,8 +184,12 @@ impl Inside {
     /// When that takes ten minutes.
     pub async fn caught_up(&self, context: Context) -> Result<()> {
         let head = self.logs.get(context).map_err(chained)?.head().await.map_err(chained)?.position;
-        let names: Vec<&str> =
-            read_models::all().iter().map(|model| model.spec()).filter(|spec| spec.context == context).map(|s| s.name).collect();
+        let names: Vec<&str> = read_models::all()
+            .iter()
+            .map(|model| model.spec())
+            .filter(|spec| spec.context == context)
+            .map(|s| s.name)
+            .collect();
         self.reached(&names, head, CAUGHT_UP_WITHIN).await
     }
 
@@ -209,6 +216,15 @@ impl Inside {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
+}
+
+/// A folder of ours; others may pass through to the folders in it that are theirs.
+///
+/// # Errors
+/// When there is no room for temporary files.
+pub fn folder() -> Result<TempDir> {
+    let passable = Permissions::from_mode(0o711);
+    Ok(tempfile::Builder::new().prefix("casitas-bench-").permissions(passable).tempdir()?)
 }
 
 pub fn chained(error: ports::Error) -> anyhow::Error {

@@ -57,19 +57,29 @@ impl Wire {
     /// # Errors
     /// When the connection fails.
     pub async fn get(&mut self, path: &str, token: Option<&str>) -> Result<Answer> {
-        self.ask(Method::GET, path, token, None).await
+        self.ask(Method::GET, path, token, &[], None).await
     }
 
     /// # Errors
     /// When the connection fails.
     pub async fn post(&mut self, path: &str, token: Option<&str>, body: &Value) -> Result<Answer> {
-        self.ask(Method::POST, path, token, Some(body)).await
+        self.ask(Method::POST, path, token, &[], Some(body)).await
     }
 
     /// # Errors
     /// When the connection fails or the answer takes too long.
-    pub async fn ask(&mut self, method: Method, path: &str, token: Option<&str>, body: Option<&Value>) -> Result<Answer> {
+    pub async fn ask(
+        &mut self,
+        method: Method,
+        path: &str,
+        token: Option<&str>,
+        headers: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Result<Answer> {
         let mut request = Request::builder().method(method).uri(path).header(HOST, &self.host);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         if let Some(token) = token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }
@@ -81,7 +91,11 @@ impl Wire {
             self.sender.ready().await?;
             let answer = self.sender.send_request(request.body(Full::new(body))?).await?;
             let (head, body) = answer.into_parts();
-            anyhow::Ok(Answer { status: head.status.as_u16(), headers: head.headers, body: body.collect().await?.to_bytes() })
+            anyhow::Ok(Answer {
+                status: head.status.as_u16(),
+                headers: head.headers,
+                body: body.collect().await?.to_bytes(),
+            })
         };
         tokio::time::timeout(REQUEST_MAX, answered).await.with_context(|| format!("{path} took too long"))?
     }
@@ -124,7 +138,8 @@ impl Writer {
                     // Never the area that the unit has: that would change nothing.
                     let area = 300 + AREAS.fetch_add(1, Ordering::Relaxed) % 9_000;
                     let path = format!("/units/{unit}");
-                    wire.ask(Method::PATCH, &path, Some(&token), Some(&json!({"area_m2": area}))).await?.expect(200)?;
+                    let body = json!({"area_m2": area});
+                    wire.ask(Method::PATCH, &path, Some(&token), &[], Some(&body)).await?.expect(200)?;
                     done.fetch_add(1, Ordering::Relaxed);
                 }
                 Ok(())

@@ -117,7 +117,8 @@ pub fn run(load: &Load, time: Duration, folder: &Path) -> Result<Counted> {
         .output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "wrk: {text}{}", String::from_utf8_lossy(&output.stderr));
-    let line = text.lines().find_map(|line| line.strip_prefix("RESULT ")).with_context(|| format!("wrk told nothing: {text}"))?;
+    let line =
+        text.lines().find_map(|line| line.strip_prefix("RESULT ")).with_context(|| format!("wrk told nothing: {text}"))?;
     let counted: Counted = serde_json::from_str(line).with_context(|| line.to_owned())?;
     ensure!(counted.requests > 0, "wrk got no answer: {text}");
     Ok(counted)

@@ -58,7 +58,8 @@ impl Outcome {
 
 /// Latencies in microseconds, up to a minute, to three digits.
 pub fn histogram() -> Histogram<u64> {
-    let mut histogram = Histogram::new_with_bounds(1, 60_000_000, 3).unwrap_or_else(|_| Histogram::new(3).expect("3 digits"));
+    let mut histogram =
+        Histogram::new_with_bounds(1, 60_000_000, 3).unwrap_or_else(|_| Histogram::new(3).expect("3 digits"));
     histogram.auto(true);
     histogram
 }

@@ -29,7 +29,8 @@ impl Foreign {
     pub fn now() -> Self {
         let processes = processes();
         let us = std::process::id();
-        let ticks = processes.iter().filter(|(pid, _)| !is_foreigns_exception(**pid, us, &processes)).map(|(_, p)| p.ticks).sum();
+        let ticks =
+            processes.iter().filter(|(pid, _)| !is_foreigns_exception(**pid, us, &processes)).map(|(_, p)| p.ticks).sum();
         Self { ticks, at: Instant::now() }
     }
 
@@ -119,7 +120,8 @@ mod tests {
     #[test]
     fn our_own_work_and_that_of_our_children_is_not_foreign() {
         let me = |parent| Process { parent, ticks: 1 };
-        let processes = HashMap::from([(1, me(0)), (2, me(0)), (9, me(2)), (10, me(1)), (11, me(10)), (12, me(11)), (20, me(1))]);
+        let processes =
+            HashMap::from([(1, me(0)), (2, me(0)), (9, me(2)), (10, me(1)), (11, me(10)), (12, me(11)), (20, me(1))]);
         let ours: Vec<u32> = [9, 10, 11, 12].into_iter().filter(|pid| is_foreigns_exception(*pid, 10, &processes)).collect();
         assert_eq!(ours, [9, 10, 11, 12]);
         assert!(!is_foreigns_exception(20, 10, &processes) && !is_foreigns_exception(1, 10, &processes));

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
-use hyper::{HeaderMap, Method, Request, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use tokio::net::TcpStream;
@@ -22,7 +22,6 @@ pub struct Client {
 
 pub struct Answer {
     pub status: StatusCode,
-    pub headers: HeaderMap,
     pub body: Bytes,
 }
 
@@ -44,13 +43,13 @@ impl Client {
         request.headers_mut().insert(HOST, self.host.parse()?);
         self.sender.ready().await?;
         let (head, body) = self.sender.send_request(request).await?.into_parts();
-        Ok(Answer { status: head.status, headers: head.headers, body: body.collect().await?.to_bytes() })
+        Ok(Answer { status: head.status, body: body.collect().await?.to_bytes() })
     }
 
     /// # Errors
     /// As `send`.
-    pub async fn get(&mut self, path: &str) -> Result<Answer> {
-        self.send(Request::get(path).body(Full::default())?).await
+    pub async fn get(&mut self, path: &str, token: &str) -> Result<Answer> {
+        self.send(Request::get(path).header(AUTHORIZATION, format!("Bearer {token}")).body(Full::default())?).await
     }
 
     /// # Errors
@@ -114,5 +113,35 @@ impl Caller for Posts {
         }
         let created: Created = serde_json::from_slice(&answer.body).map_err(|error| error.to_string())?;
         Ok(Ack { aggregate: created.id, marker })
+    }
+}
+
+/// Reads one address again and again.
+pub struct Gets {
+    client: Client,
+    path: String,
+    token: String,
+}
+
+impl Gets {
+    /// # Errors
+    /// When nobody answers there.
+    pub async fn connect(port: u16, callers: usize, path: &str, token: &str) -> Result<Vec<Self>> {
+        let mut gets = Vec::with_capacity(callers);
+        for _ in 0..callers {
+            gets.push(Self { client: Client::connect(port).await?, path: path.to_owned(), token: token.to_owned() });
+        }
+        Ok(gets)
+    }
+}
+
+impl Caller for Gets {
+    async fn call(&mut self) -> Result<Ack, String> {
+        let answer = self.client.get(&self.path, &self.token).await.map_err(|error| format!("{error:#}"))?;
+        match answer.status {
+            // Nothing is looked up afterwards: what was read is not in a log.
+            StatusCode::OK => Ok(Ack { aggregate: Uuid::nil(), marker: Uuid::nil() }),
+            status => Err(format!("{status} {}", String::from_utf8_lossy(&answer.body))),
+        }
     }
 }

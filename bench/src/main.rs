@@ -6,9 +6,11 @@
 mod append;
 mod bench;
 mod drive;
+mod embedded;
 mod figure;
 mod follow;
 mod freshness;
+mod growth;
 mod jobs;
 mod load;
 mod machine;
@@ -23,6 +25,7 @@ mod read;
 mod rebuild;
 mod report;
 mod rows;
+mod size;
 mod tally;
 mod twin;
 mod wire;
@@ -72,6 +75,9 @@ fn parts() -> Vec<Box<dyn Part>> {
     let shelf = product::Shelf::default();
     vec![
         Box::new(append::Append::default()),
+        Box::new(growth::Growth::default()),
+        Box::new(embedded::AppendEmbedded::default()),
+        Box::new(size::Size::default()),
         Box::new(read::Read::new(shelf.clone())),
         Box::new(freshness::Freshness::new(shelf.clone())),
         Box::new(follow::Follow::new(shelf.clone())),

@@ -29,8 +29,7 @@ impl Foreign {
     pub fn now() -> Self {
         let processes = processes();
         let us = std::process::id();
-        let ticks =
-            processes.iter().filter(|(pid, _)| !is_foreigns_exception(**pid, us, &processes)).map(|(_, p)| p.ticks).sum();
+        let ticks = processes.iter().filter(|(pid, _)| !is_ours(**pid, us, &processes)).map(|(_, p)| p.ticks).sum();
         Self { ticks, at: Instant::now() }
     }
 
@@ -42,12 +41,24 @@ impl Foreign {
     }
 }
 
+/// The processor time of a process and all it started, in seconds.
+pub fn tree_seconds(root: u32) -> f64 {
+    let processes = processes();
+    let ticks: u64 = processes.iter().filter(|(pid, _)| descends(**pid, root, &processes)).map(|(_, p)| p.ticks).sum();
+    ticks as f64 / ticks_per_second()
+}
+
 /// Ours, or a thread of the kernel: what those do, flushing say, they do for whoever writes, and that is us.
-fn is_foreigns_exception(pid: u32, us: u32, processes: &HashMap<u32, Process>) -> bool {
+fn is_ours(pid: u32, us: u32, processes: &HashMap<u32, Process>) -> bool {
     const KERNEL: u32 = 2;
+    descends(pid, us, processes) || descends(pid, KERNEL, processes)
+}
+
+/// Is it that process, or started by it or by what it started?
+fn descends(pid: u32, root: u32, processes: &HashMap<u32, Process>) -> bool {
     let mut at = pid;
     for _ in 0..64 {
-        if at == us || at == KERNEL {
+        if at == root {
             return true;
         }
         match processes.get(&at) {
@@ -122,8 +133,8 @@ mod tests {
         let me = |parent| Process { parent, ticks: 1 };
         let processes =
             HashMap::from([(1, me(0)), (2, me(0)), (9, me(2)), (10, me(1)), (11, me(10)), (12, me(11)), (20, me(1))]);
-        let ours: Vec<u32> = [9, 10, 11, 12].into_iter().filter(|pid| is_foreigns_exception(*pid, 10, &processes)).collect();
+        let ours: Vec<u32> = [9, 10, 11, 12].into_iter().filter(|pid| is_ours(*pid, 10, &processes)).collect();
         assert_eq!(ours, [9, 10, 11, 12]);
-        assert!(!is_foreigns_exception(20, 10, &processes) && !is_foreigns_exception(1, 10, &processes));
+        assert!(!is_ours(20, 10, &processes) && !is_ours(1, 10, &processes));
     }
 }

@@ -1,5 +1,6 @@
 //! Freshness: from a command's acknowledgement until a cached GET shows it, asked without a token and as fast as it answers.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -19,6 +20,9 @@ const PACES: [u64; 2] = [0, 500];
 const SEEN_WITHIN: Duration = Duration::from_secs(2);
 /// What was changed is on one list; the writer's units are others.
 const APART: usize = 100;
+
+/// An area that the unit never had, in this round or another.
+static AREAS: AtomicU64 = AtomicU64::new(0);
 
 const SEEN: &str = "commands seen by a GET within two seconds";
 const WRITTEN: &str = "commands beside them acknowledged, at their pace";
@@ -89,13 +93,9 @@ async fn follow(product: &Product, token: &str, time: Duration, missed: &mut Vec
     let (patch, list) = (format!("/units/{unit}"), format!("/units/available?property_id={house}&limit=100"));
     let mut ages = histogram();
     let ends = Instant::now() + time;
-    // An area that this unit never had, in this round or another.
-    let base = (jiff::Timestamp::now().as_second() % 50_000) * 1_000;
-    for turn in 0.. {
-        if Instant::now() >= ends {
-            break;
-        }
-        let area = base + turn;
+    while Instant::now() < ends {
+        // Beyond what the other parts set, and up to the 100,000 that are allowed.
+        let area = 10_000 + AREAS.fetch_add(1, Ordering::Relaxed) % 90_000;
         commands.ask(Method::PATCH, &patch, Some(token), &[], Some(&json!({"area_m2": area}))).await?.expect(200)?;
         let acknowledged = Instant::now();
         let shown = format!("\"area_m2\":{area},");
@@ -112,7 +112,7 @@ async fn follow(product: &Product, token: &str, time: Duration, missed: &mut Vec
             }
         }
         // Not in step with anybody's polling.
-        tokio::time::sleep(Duration::from_micros(200 + (turn as u64 * 7_919) % 4_000)).await;
+        tokio::time::sleep(Duration::from_micros(200 + area * 7_919 % 4_000)).await;
     }
     Ok(Outcome::latencies(&ages))
 }

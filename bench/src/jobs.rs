@@ -13,7 +13,7 @@ use adapters::rabbitmq::{RabbitConfig, RabbitQueue, WORKER};
 use anyhow::{Context as _, Result, ensure};
 use async_trait::async_trait;
 use bytes::Bytes;
-use commands::{Handler, Issue, step};
+use commands::{Handler, step};
 use domain::reports::{NewReport, Report, ReportCommand, ReportFormat, ReportKind, ReportParams};
 use domain::{Context, ReportId, Timestamp, UserId};
 use futures::StreamExt;
@@ -36,7 +36,7 @@ use xtask::servers::Redis;
 use crate::bench::{Bench, Part, Round};
 use crate::figure::{Check, Compare, Outcome, Stat, histogram, record};
 use crate::peers::{seed_folder, venv};
-use crate::portfolio::all;
+use crate::portfolio::{all, issue};
 use crate::product::{Inside, Product, Shelf, chained};
 use crate::tally::Tally;
 
@@ -274,7 +274,7 @@ async fn request(handler: &Handler, kind: ReportKind) -> Result<(), commands::Co
         as_of: domain::today_in("UTC", handler.clock().now()),
         requested_by: UserId(id),
     });
-    handler.execute(&Issue::by("bench"), &[step::<Report>(id.to_string(), report)]).await.map(drop)
+    handler.execute(&issue(), &[step::<Report>(id.to_string(), report)]).await.map(drop)
 }
 
 /// What the log says of the reports asked for in one run.

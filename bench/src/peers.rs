@@ -48,8 +48,8 @@ pub struct Peers {
     // Field order is drop order.
     nginx: Server,
     axum: Server,
-    gunicorn: Server,
-    pub redis: Redis,
+    _gunicorn: Server,
+    _redis: Redis,
 }
 
 impl Peers {
@@ -76,7 +76,7 @@ impl Peers {
         let axum = start_axum(folder, &files, &url)?;
         let gunicorn = start_gunicorn(folder, &url)?;
         let nginx = start_nginx(folder, &files, axum.port(), gunicorn.port(), account)?;
-        Ok(Self { nginx, axum, gunicorn, redis })
+        Ok(Self { nginx, axum, _gunicorn: gunicorn, _redis: redis })
     }
 
     /// `/constant/NAME` and `/redis/NAME`.
@@ -87,11 +87,6 @@ impl Peers {
     /// `/NAME.json` from disk, `/constant/NAME` by axum, `/cached/NAME` by the seed.
     pub fn nginx_port(&self) -> u16 {
         self.nginx.port()
-    }
-
-    /// `/cached/NAME`.
-    pub fn gunicorn_port(&self) -> u16 {
-        self.gunicorn.port()
     }
 }
 

@@ -155,7 +155,6 @@ pub struct Inside {
     pub views: Arc<dyn ViewStore>,
     pub hints: Arc<dyn Hints>,
     pub sealer: Sealer,
-    pub server: PostgresServer,
 }
 
 impl Inside {
@@ -175,7 +174,7 @@ impl Inside {
         let hints: Arc<dyn Hints> = Arc::new(RedisHints::start(&redis).map_err(chained)?);
         let handler = Handler::new(logs.clone(), sealer.clone(), Arc::new(SystemClock), hints.clone());
         let views = Arc::new(PostgresViews::connect(&server));
-        Ok(Self { logs, handler, views, hints, sealer, server })
+        Ok(Self { logs, handler, views, hints, sealer })
     }
 
     /// Waits until every read model of a context is at its log's head.

@@ -1,7 +1,7 @@
 //! `cargo xtask`: the native stack and the drivers of the tests. `cargo xtask help` lists them.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use xtask::scenarios::{self, Row, Size, SuiteOptions};
 use xtask::stack::{Options, Stack};
 use xtask::workspace::Profile;
-use xtask::{packages, servers, test, tidy};
+use xtask::{packages, servers, test, tidy, workspace};
 
 /// How often the running stack is looked over for crashed parts.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
@@ -28,6 +28,8 @@ enum Verb {
     Test,
     /// The end-to-end scenarios at their full sizes, as a table of what was counted; exits with 1 if one fails
     Verify(Verify),
+    /// The product beside its limits and its peers, on real servers: a table, and docs/benchmarks
+    Bench(Bench),
     /// The whole distributed system on free loopback ports
     Stack {
         #[command(subcommand)]
@@ -113,6 +115,48 @@ struct Verify {
     binary: Option<PathBuf>,
 }
 
+/// All but `--binary` is the benchmark's own: see bench/src/main.rs.
+#[derive(Args)]
+struct Bench {
+    /// One round, short runs, small sizes: under three minutes
+    #[arg(long)]
+    quick: bool,
+    /// Only this part; repeatable
+    #[arg(long, value_name = "PART")]
+    only: Vec<String>,
+    /// Print the figures as JSON
+    #[arg(long)]
+    json: bool,
+    /// Rounds (default 3, with --quick 1)
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Write no docs/benchmarks
+    #[arg(long)]
+    no_report: bool,
+    /// Measure on a busy machine, too
+    #[arg(long)]
+    force: bool,
+    /// Measure this casitas instead of building one
+    #[arg(long)]
+    binary: Option<PathBuf>,
+}
+
+impl Bench {
+    fn args(&self) -> Vec<String> {
+        let switches =
+            [("--quick", self.quick), ("--json", self.json), ("--no-report", self.no_report), ("--force", self.force)];
+        let mut args: Vec<String> =
+            switches.into_iter().filter(|(_, on)| *on).map(|(switch, _)| switch.to_owned()).collect();
+        for part in &self.only {
+            args.extend(["--only".to_owned(), part.clone()]);
+        }
+        if let Some(rounds) = self.rounds {
+            args.extend(["--rounds".to_owned(), rounds.to_string()]);
+        }
+        args
+    }
+}
+
 impl Up {
     fn options(self) -> Options {
         Options {
@@ -139,6 +183,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
         Verb::Test => test::run().map(|counts| counts.failed == 0),
         Verb::Verify(verify) => run_verify(verify),
+        Verb::Bench(bench) => run_bench(&bench),
         Verb::Stack { verb: StackVerb::Up(up) } => stack_up(&up.options()),
         Verb::Tidy => run_tidy(),
         Verb::Install => packages::install_missing().map(|()| true),
@@ -169,6 +214,16 @@ fn run_verify(verify: Verify) -> Result<bool> {
     let failed = rows.iter().filter(|row| !row.passed).count();
     println!("{} passed, {failed} failed", rows.len() - failed);
     Ok(failed == 0)
+}
+
+fn run_bench(bench: &Bench) -> Result<bool> {
+    let product = match &bench.binary {
+        Some(binary) => binary.clone(),
+        None => workspace::build_casitas(Profile::Release)?,
+    };
+    let program = workspace::build("bench", "casitas-bench", Profile::Release)?;
+    let status = Command::new(program).args(bench.args()).arg("--binary").arg(product).status()?;
+    Ok(status.success())
 }
 
 fn run_tidy() -> Result<bool> {

@@ -179,6 +179,8 @@ impl Platform {
         );
         let (user, secret) = role.database_user();
         let server = PostgresServer::new(address, user, &secrets.read(secret)?).map_err(chained)?;
+        #[cfg(feature = "seeded-bugs")]
+        let server = server.with_seeded_bug(settings.seeded_bug.and_then(crate::config::SeededBug::of_postgres));
         let logs: Vec<Arc<dyn EventLog>> = match role {
             Role::QueryApi => vec![],
             _ => Context::ALL

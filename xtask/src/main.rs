@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
+use xtask::chaos::{BUGS, ChaosOptions};
 use xtask::scenarios::{self, Row, Size, SuiteOptions};
 use xtask::stack::{Options, Stack};
 use xtask::workspace::Profile;
@@ -28,6 +29,8 @@ enum Verb {
     Test,
     /// The end-to-end scenarios at their full sizes, as a table of what was counted; exits with 1 if one fails
     Verify(Verify),
+    /// Faults of every kind under load, and a checker of what clients were told; exits with 1 if anything is wrong
+    Chaos(Chaos),
     /// The whole distributed system on free loopback ports
     Stack {
         #[command(subcommand)]
@@ -113,6 +116,38 @@ struct Verify {
     binary: Option<PathBuf>,
 }
 
+#[derive(Args)]
+struct Chaos {
+    /// Of the schedule and of the clients (default: a random one, which is printed)
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Faults in all (default 60)
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Only this kind of fault; repeatable. `disk` is made only when it is named
+    #[arg(long, value_name = "FAULT")]
+    only: Vec<String>,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+    /// Build and run casitas without optimisation
+    #[arg(long)]
+    debug: bool,
+    /// Run this casitas instead of building one
+    #[arg(long, conflicts_with = "debug")]
+    binary: Option<PathBuf>,
+    /// Run a casitas that makes this mistake: no-lock, checkpoint-before-view or ack-before-append; exits with 0 only if the
+    /// checker finds it
+    #[arg(long, value_name = "NAME")]
+    bug: Option<String>,
+    /// Each of the three mistakes in turn
+    #[arg(long, conflicts_with = "bug")]
+    bugs: bool,
+    /// Keep data and logs in this empty folder
+    #[arg(long, value_name = "DIR")]
+    keep_dir: Option<PathBuf>,
+}
+
 impl Up {
     fn options(self) -> Options {
         Options {
@@ -139,6 +174,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
         Verb::Test => test::run().map(|counts| counts.failed == 0),
         Verb::Verify(verify) => run_verify(verify),
+        Verb::Chaos(chaos) => run_chaos(&chaos),
         Verb::Stack { verb: StackVerb::Up(up) } => stack_up(&up.options()),
         Verb::Tidy => run_tidy(),
         Verb::Install => packages::install_missing().map(|()| true),
@@ -169,6 +205,32 @@ fn run_verify(verify: Verify) -> Result<bool> {
     let failed = rows.iter().filter(|row| !row.passed).count();
     println!("{} passed, {failed} failed", rows.len() - failed);
     Ok(failed == 0)
+}
+
+fn run_chaos(chaos: &Chaos) -> Result<bool> {
+    let bugs: Vec<Option<String>> = match chaos.bugs {
+        true => BUGS.iter().map(|(name, ..)| Some((*name).to_owned())).collect(),
+        false => vec![chaos.bug.clone()],
+    };
+    let mut passed = true;
+    for bug in bugs {
+        let report = xtask::chaos::run(&ChaosOptions {
+            seed: chaos.seed,
+            rounds: chaos.rounds,
+            only: chaos.only.clone(),
+            profile: if chaos.debug { Profile::Debug } else { Profile::Release },
+            binary: chaos.binary.clone(),
+            bug,
+            keep_dir: chaos.keep_dir.clone(),
+        })?;
+        passed &= report.passed();
+        if chaos.json {
+            println!("{}", report.json());
+        } else {
+            report.print();
+        }
+    }
+    Ok(passed)
 }
 
 fn run_tidy() -> Result<bool> {

@@ -33,8 +33,22 @@ pub enum Profile {
 
 /// Builds `casitas` and answers where it lies.
 pub fn build_casitas(profile: Profile) -> Result<PathBuf> {
+    build_with(profile, &[])
+}
+
+/// Builds `casitas` unoptimised with the mistakes that the fault harness must find, and answers where a copy of it lies: the
+/// next ordinary build takes its place.
+pub fn build_casitas_with_bugs() -> Result<PathBuf> {
+    let binary = build_with(Profile::Debug, &["--features", "seeded-bugs"])?;
+    let kept = binary.with_file_name("casitas-with-bugs");
+    std::fs::copy(&binary, &kept).with_context(|| format!("copying to {}", kept.display()))?;
+    std::fs::remove_file(&binary)?;
+    Ok(kept)
+}
+
+fn build_with(profile: Profile, features: &[&str]) -> Result<PathBuf> {
     let mut build = cargo();
-    build.args(["build", "--quiet", "--package", "casitas", "--bin", "casitas"]);
+    build.args(["build", "--quiet", "--package", "casitas", "--bin", "casitas"]).args(features);
     let folder = match profile {
         Profile::Release => {
             build.arg("--release");

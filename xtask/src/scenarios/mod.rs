@@ -3,9 +3,9 @@
 
 mod access;
 mod caching;
-mod client;
-mod crashes;
-mod dates;
+pub(crate) mod client;
+pub(crate) mod crashes;
+pub(crate) mod dates;
 mod edge;
 mod fuzz;
 mod input;
@@ -14,9 +14,9 @@ mod privacy;
 mod races;
 mod reads;
 mod suite;
-mod system;
-mod tokens;
+pub(crate) mod system;
+pub(crate) mod tokens;
 mod walkthrough;
-mod world;
+pub(crate) mod world;
 
 pub use suite::{Row, Size, Suite, SuiteOptions, THEMES, run};

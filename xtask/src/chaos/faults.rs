@@ -27,6 +27,8 @@ const APPEND_LOCK: i64 = 7_161_131_779_257_103_137;
 const RECOVERS_WITHIN: Duration = Duration::from_secs(90);
 /// Acknowledged commands and answered GETs that show that it is back.
 const SIGNS_OF_LIFE: u64 = 5;
+/// `fail_timeout` in nginx/templates, and a little.
+const NGINX_FORGIVES_AFTER: Duration = Duration::from_millis(2_500);
 const SKEW_S: i64 = 600;
 
 /// A fault that was made.
@@ -77,12 +79,20 @@ impl Harness<'_> {
     pub fn round(&mut self, plan: &Plan) -> Result<Fired> {
         let history = &self.load.history;
         let from = history.now();
-        let (count, what) = self.fire(plan).with_context(|| plan.to_string())?;
+        let fired = self.fire(plan);
         let to = self.load.history.now();
-        self.restart_what_ended()?;
-        let recovered = self.recovery(plan)?;
-        let fired = Fired { kind: plan.kind, count, what, from, to, recovered };
-        self.findings.fired.push(fired.clone());
+        let recovered = self.restart_what_ended().and_then(|()| self.recovery(plan));
+        let (count, what) = match &fired {
+            Ok(fired) => fired.clone(),
+            Err(error) => (0, format!("{error:#}")),
+        };
+        // Also one that went wrong: GETs during it are no calm ones.
+        let recovery = recovered.as_ref().copied().unwrap_or(RECOVERS_WITHIN);
+        let mut round = Fired { kind: plan.kind, count, what, from, to, recovered: recovery };
+        self.findings.fired.push(round.clone());
+        fired?;
+        round.recovered = recovered?;
+        let fired = round;
         sleep(Duration::from_millis(plan.quiet_ms));
         Ok(fired)
     }
@@ -309,8 +319,8 @@ impl Harness<'_> {
             slowest = slowest.max(began.elapsed());
             stopped += u64::from(status.is_some_and(|status| status.success()));
             role.start()?;
-            // Requests that began just before the end may still be under way.
-            sleep(Duration::from_millis(500));
+            // Nginx leaves a replica that refused it alone for so long: the next one must not go before that is over.
+            sleep(NGINX_FORGIVES_AFTER);
             let (reads, failed) = self.load.history.reads_between(from, self.load.history.now());
             self.findings.drained_reads += reads;
             self.findings.drain_failures.extend(failed);

@@ -131,13 +131,14 @@ impl Load {
                 tasks.push(spawn(task(Client { load: self.clone(), number: client, issued: 0, rng })));
             }
         };
+        // Not as many as the machine takes: what is away must have room to come back.
         add(|client| Box::pin(client.edit()), 3);
         add(|client| Box::pin(client.hold()), 3);
         add(|client| Box::pin(client.pay()), 2);
-        add(|client| Box::pin(client.move_in()), 2);
+        add(|client| Box::pin(client.move_in()), 1);
         add(|client| Box::pin(client.request_reports()), 2);
         add(|client| Box::pin(client.create()), 1);
-        add(|client| Box::pin(client.look()), 4);
+        add(|client| Box::pin(client.look()), 3);
         tasks
     }
 
@@ -284,7 +285,7 @@ impl Client {
             let mut order = Order::new("edit", "units", "PATCH", path, json!({"area_m2": area % 100_000 + 1}));
             order.if_match = Some(version).filter(|_| self.rng.random_ratio(3, 4));
             self.issue(order).await;
-            self.rest(40).await;
+            self.rest(150).await;
         }
     }
 
@@ -303,7 +304,7 @@ impl Client {
                 self.rest(150).await;
                 self.issue(Order::new("release", "units", "DELETE", format!("{path}/{}", told.id), json!({})).must()).await;
             }
-            self.rest(60).await;
+            self.rest(150).await;
         }
     }
 
@@ -319,7 +320,7 @@ impl Client {
                 Order::new("charge", "finances", "POST", format!("/ledgers/{ledger}/charges"), body)
             };
             self.issue(order).await;
-            self.rest(80).await;
+            self.rest(200).await;
         }
     }
 
@@ -357,7 +358,7 @@ impl Client {
             }
             let done = MoveIn { lease, unit: unit.clone(), signed };
             self.load.moved_in.lock().unwrap_or_else(PoisonError::into_inner).push(done);
-            self.rest(100).await;
+            self.rest(200).await;
         }
     }
 
@@ -380,7 +381,7 @@ impl Client {
             if let Some(told) = self.issue(Order::new("report", "reports", "POST", path, json!({}))).await {
                 self.load.reports.lock().unwrap_or_else(PoisonError::into_inner).push(told.id);
             }
-            self.rest(500).await;
+            self.rest(900).await;
         }
     }
 
@@ -404,7 +405,7 @@ impl Client {
             };
             let with_token = self.rng.random_ratio(1, 2);
             self.read(&path, with_token).await;
-            self.rest(30).await;
+            self.rest(60).await;
         }
     }
 

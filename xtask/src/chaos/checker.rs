@@ -13,6 +13,7 @@ use super::samples::{Timeline, held_at};
 use crate::net::wait_until;
 use crate::scenarios::crashes;
 use crate::scenarios::system::System;
+use crate::servers::Postgres;
 
 /// The promised staleness bound, and what a sample may be late by.
 const STALE_AFTER: Duration = Duration::from_millis(1_000 + 150);
@@ -22,10 +23,9 @@ const CALM_AFTER: Duration = Duration::from_secs(5);
 const COMMAND_MAX: Duration = Duration::from_millis(2_000 + 500);
 /// What Nginx answers in the place of roles that are away: two tries of 5 s at the most, and the same allowance.
 const ANY_MAX: Duration = Duration::from_millis(11_000 + 500);
-/// A report that was asked for is there so long after the last fault: an attempt that died with its worker began again at once,
-/// and was not given up first.
-const REPORTS_WITHIN: Duration = Duration::from_secs(45);
-const STEPS_WITHIN: Duration = Duration::from_secs(60);
+/// What follows from commands is there so long after the last fault. In less than the minute after which the dispatcher gives
+/// up an attempt: one that died with its worker began again at once.
+const SETTLED_WITHIN: Duration = Duration::from_secs(45);
 /// Examples shown of what must not be.
 const EXAMPLES: usize = 5;
 
@@ -62,11 +62,10 @@ pub fn check(system: &mut System, load: &Load, findings: Findings, views: &Timel
     let mut columns = Vec::new();
     let mut figures = Figures::default();
 
-    eprintln!("chaos: waiting for reports and for the steps of move-ins");
+    eprintln!("chaos: waiting for reports, for the steps of move-ins and for the views");
     let reports = load.reports.lock().map(|reports| reports.clone()).unwrap_or_default();
-    let unfinished = reports_open(system, &reports, REPORTS_WITHIN)?;
     let moved_in = load.moved_in.lock().map(|moved| moved.clone()).unwrap_or_default();
-    let steps = steps_wrong(system, &moved_in, STEPS_WITHIN)?;
+    let open = settle(system, &reports, &moved_in)?;
     let logs = logs::read(&system.stack()?.postgres)?;
 
     columns.push(Column::new("acknowledged and lost", lost(&commands, &logs)));
@@ -80,8 +79,8 @@ pub fn check(system: &mut System, load: &Load, findings: Findings, views: &Timel
     columns.push(Column::new("stale beyond one second", stale_beyond_a_second(&reads, &hot, views)));
     columns.push(Column::new("stale though nothing was wrong", stale_in_calm(&reads, &commands, &hot, &findings.fired)));
     columns.push(Column::new("wrong or false-empty answers", wrong_answers(&reads, &commands, &hot, &findings.fired)));
-    columns.push(Column::new("reports not finished, or twice", unfinished));
-    columns.push(Column::new("steps lost or doubled", steps));
+    columns.push(Column::new("reports not finished, or twice", open.reports));
+    columns.push(Column::new("steps lost or doubled", open.steps));
     columns.push(Column::new("5xx that is no 502/503/504 problem", malformed(&commands, &reads)));
     columns.push(Column::new("commands answered after 2 s", slow_commands(&commands)));
     columns.push(Column::new("hung", hung(&commands, &reads)));
@@ -91,12 +90,10 @@ pub fn check(system: &mut System, load: &Load, findings: Findings, views: &Timel
     columns.push(Column::new("roles that ended by themselves", findings.ended.clone()));
     columns.push(Column::new("clients left without an answer", faults));
 
-    eprintln!("chaos: folding the views anew");
-    let fold = crashes::fold_again(system, &load.caller());
-    let (differing, compared) = match fold {
-        Ok(fold) => (fold.differing, format!("{} views of {} rows and {} GETs", fold.tables, fold.rows, fold.gets)),
+    let (differing, compared) = match open.behind.is_empty() {
         // Views that never come to the head of their log are not those of a fresh fold either.
-        Err(error) => (vec![format!("{error:#}")], "nothing".to_owned()),
+        false => (open.behind, "nothing: the views stand still".to_owned()),
+        true => fold(system, load),
     };
     let differing = differing.into_iter().map(|line| line.chars().take(700).collect()).collect();
     columns.push(Column::new("views other than a fresh fold", differing));
@@ -106,6 +103,14 @@ pub fn check(system: &mut System, load: &Load, findings: Findings, views: &Timel
     figures.0.push(("reports asked for", reports.len().to_string()));
     figures.0.push(("move-ins", moved_in.len().to_string()));
     Ok(Verdict { columns, figures })
+}
+
+fn fold(system: &mut System, load: &Load) -> (Vec<String>, String) {
+    eprintln!("chaos: folding the views anew");
+    match crashes::fold_again(system, &load.caller()) {
+        Ok(fold) => (fold.differing, format!("{} views of {} rows and {} GETs", fold.tables, fold.rows, fold.gets)),
+        Err(error) => (vec![format!("{error:#}")], "nothing".to_owned()),
+    }
 }
 
 fn effects<'a>(logs: &'a Logs) -> BTreeMap<&'a str, Vec<&'a Stored>> {
@@ -315,57 +320,71 @@ fn hung(commands: &[Command], reads: &[Read]) -> Vec<String> {
     late.map(|(what, one)| format!("{what} took {:.1} s for {} {}", one.took.as_secs_f64(), one.status, one.code)).collect()
 }
 
-/// Waits until each report that was asked for was completed; what is wrong in the end.
-fn reports_open(system: &mut System, reports: &[String], bound: Duration) -> Result<Vec<String>> {
-    let postgres = &system.stack()?.postgres;
-    let mut wrong = Vec::new();
-    let waited = wait_until("every report", bound, || {
-        let mut completed: BTreeMap<String, usize> = BTreeMap::new();
-        for event in logs::read_one(postgres, "reports")?.iter().filter(|event| event.kind == "ReportCompleted") {
-            *completed.entry(event.stream.trim_start_matches("report:").to_owned()).or_default() += 1;
-        }
-        let count = |id: &String| completed.get(id).copied().unwrap_or(0);
-        let others = reports.iter().filter(|id| count(id) != 1);
-        wrong = others.map(|id| format!("report {id} was completed {} times", count(id))).collect();
-        Ok(wrong.is_empty())
+/// What follows from commands and is not there, or too often.
+#[derive(Default)]
+struct Open {
+    reports: Vec<String>,
+    steps: Vec<String>,
+    behind: Vec<String>,
+}
+
+/// Waits until everything that follows from the commands has followed; what is wrong in the end.
+fn settle(system: &mut System, reports: &[String], moved_in: &[MoveIn]) -> Result<Open> {
+    let mut open = Open::default();
+    let settled = wait_until("reports, steps and views", SETTLED_WITHIN, || {
+        let postgres = &system.stack()?.postgres;
+        open.reports = reports_wrong(&logs::read_one(postgres, "reports")?, reports);
+        open.steps = steps_wrong(postgres, moved_in)?;
+        let rows = system.rows(&["projections", "list"])?;
+        let late = rows.iter().filter(|row| row["lag_events"] != 0 || row["state"] == "absent");
+        open.behind = late.map(ToString::to_string).collect();
+        Ok(open.reports.is_empty() && open.steps.is_empty() && open.behind.is_empty())
     });
-    drop(waited);
-    Ok(wrong)
+    // Not to have settled is what the columns tell; not to be able to ask is an error.
+    match settled {
+        Err(error) if open.reports.is_empty() && open.steps.is_empty() && open.behind.is_empty() => Err(error),
+        Ok(()) | Err(_) => Ok(open),
+    }
+}
+
+/// Each report that was asked for was completed once.
+fn reports_wrong(events: &[Stored], reports: &[String]) -> Vec<String> {
+    let mut completed: BTreeMap<&str, usize> = BTreeMap::new();
+    for event in events.iter().filter(|event| event.kind == "ReportCompleted") {
+        *completed.entry(event.stream.trim_start_matches("report:")).or_default() += 1;
+    }
+    let count = |id: &String| completed.get(id.as_str()).copied().unwrap_or(0);
+    let wrong = reports.iter().filter(|id| count(id) != 1);
+    wrong.map(|id| format!("report {id} was completed {} times", count(id))).collect()
 }
 
 /// Each lease that was sent has its days reserved once, and what follows from its signature or its end once.
-fn steps_wrong(system: &mut System, moved_in: &[MoveIn], bound: Duration) -> Result<Vec<String>> {
-    let postgres = &system.stack()?.postgres;
+fn steps_wrong(postgres: &Postgres, moved_in: &[MoveIn]) -> Result<Vec<String>> {
+    let mut found: BTreeMap<(String, String), usize> = BTreeMap::new();
+    for context in ["units", "legal", "finances"] {
+        for event in logs::read_one(postgres, context)? {
+            let of = event.payload["lease_id"].as_str().unwrap_or_default();
+            let stream = event.stream.split_once(':').map_or("", |(_, id)| id);
+            let lease = if event.stream.starts_with("unit:") { of } else { stream };
+            *found.entry((lease.to_owned(), event.kind)).or_default() += 1;
+        }
+    }
     let mut wrong = Vec::new();
-    let waited = wait_until("the steps of every move-in", bound, || {
-        let mut found: BTreeMap<(String, String), usize> = BTreeMap::new();
-        for context in ["units", "legal", "finances"] {
-            for event in logs::read_one(postgres, context)? {
-                let of = event.payload["lease_id"].as_str().unwrap_or_default();
-                let stream = event.stream.split_once(':').map_or("", |(_, id)| id);
-                let lease = if event.stream.starts_with("unit:") { of } else { stream };
-                *found.entry((lease.to_owned(), event.kind)).or_default() += 1;
+    for MoveIn { lease, signed, .. } in moved_in {
+        let (yes, no) = (usize::from(*signed), usize::from(!*signed));
+        for (kind, due) in [
+            ("UnitReserved", 1),
+            ("LeaseSent", 1),
+            ("LedgerOpened", yes),
+            ("ChargePosted", yes),
+            ("ReservationReleased", no),
+        ] {
+            let there = found.get(&(lease.clone(), kind.to_owned())).copied().unwrap_or(0);
+            if there != due {
+                wrong.push(format!("lease {lease}: {there} {kind} instead of {due}"));
             }
         }
-        wrong.clear();
-        for MoveIn { lease, signed, .. } in moved_in {
-            let (yes, no) = (usize::from(*signed), usize::from(!*signed));
-            for (kind, due) in [
-                ("UnitReserved", 1),
-                ("LeaseSent", 1),
-                ("LedgerOpened", yes),
-                ("ChargePosted", yes),
-                ("ReservationReleased", no),
-            ] {
-                let there = found.get(&(lease.clone(), kind.to_owned())).copied().unwrap_or(0);
-                if there != due {
-                    wrong.push(format!("lease {lease}: {there} {kind} instead of {due}"));
-                }
-            }
-        }
-        Ok(wrong.is_empty())
-    });
-    drop(waited);
+    }
     Ok(wrong)
 }
 

@@ -425,7 +425,10 @@ fn count(figures: &mut Figures, commands: &[Command], reads: &[Read], logs: &Log
     );
     say("statuses of GETs", format!("{:?}", super::history::statuses(reads.iter().map(|read| &read.one))));
     say("commands took", quantiles(all().map(|one| one.took).collect()));
-    say("commands took that the command-api answered", quantiles(all().filter(|o| !o.by.is_empty()).map(|o| o.took).collect()));
+    say(
+        "commands took that the command-api answered",
+        quantiles(all().filter(|o| !o.by.is_empty()).map(|o| o.took).collect()),
+    );
     say("GETs took", quantiles(reads.iter().map(|read| read.one.took).collect()));
     say("events", logs.iter().map(|(name, events)| format!("{name} {}", events.len())).collect::<Vec<_>>().join(", "));
     say("GETs during rolling restarts", findings.drained_reads.to_string());

@@ -349,8 +349,7 @@ impl Harness<'_> {
         let started = role.start();
         let shown = http::get(role.port(), "/livez").ok().and_then(|answer| answer.header("date").map(str::to_owned));
         let honest_port = self.stack.role("command-api")?.port();
-        let honest =
-            http::get(honest_port, "/livez").ok().and_then(|answer| answer.header("date").map(str::to_owned));
+        let honest = http::get(honest_port, "/livez").ok().and_then(|answer| answer.header("date").map(str::to_owned));
         // Outside of what a wrong clock can excuse: over a quarter of an hour from now, either way.
         let token = caller.token().context("nobody is logged in")?;
         let ended = tokens::shifted(token, &pem, -3_600, -900)?;

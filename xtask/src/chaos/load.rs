@@ -24,6 +24,8 @@ pub const HOT_UNITS: usize = 4;
 const FIRST_AREA: u64 = 50;
 /// A command is repeated with its key until it is answered for good, but not longer.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// After the last fault nothing is away any more.
+const PATIENCE_AT_THE_END: Duration = Duration::from_secs(25);
 /// Access tokens live for fifteen minutes.
 const LOG_IN_EVERY: Duration = Duration::from_secs(240);
 
@@ -118,6 +120,10 @@ impl Load {
 
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    fn patience(&self) -> Duration {
+        if self.stopped() { PATIENCE_AT_THE_END } else { PATIENCE }
     }
 
     /// The clients, each with its own part of the seed.
@@ -251,14 +257,14 @@ impl Client {
             }
             let transient = outcome == Outcome::Unknown || ["UNAVAILABLE", "OVERLOADED", "CONTENDED"].contains(&&*code);
             let settled = outcome == Outcome::Ok || !transient;
-            if settled || again || gives_up || began.elapsed() > PATIENCE || (self.load.stopped() && !must) {
+            if settled || again || gives_up || began.elapsed() > self.load.patience() || (self.load.stopped() && !must) {
                 break;
             }
             self.rest(200).await;
         }
         let result = command.told.first().cloned();
-        if must && result.is_none() && began.elapsed() > PATIENCE {
-            self.load.history.fault(format!("{} was not answered for {PATIENCE:?}", command.intent.content));
+        if must && result.is_none() && began.elapsed() > self.load.patience() {
+            self.load.history.fault(format!("{} was not answered for {:?}", command.intent.content, began.elapsed()));
         }
         self.load.history.command(command);
         result
@@ -334,7 +340,9 @@ impl Client {
             let from = 10 + 40 * round;
             round += 1;
             let body = world::lease_body(&unit, &party, from, from + 29);
-            let Some(drafted) = self.issue(Order::new("draft", "legal", "POST", "/leases", body).must()).await else { return };
+            let Some(drafted) = self.issue(Order::new("draft", "legal", "POST", "/leases", body).must()).await else {
+                return;
+            };
             let lease = drafted.id;
             let path = format!("/leases/{lease}");
             let body = world::send_body(&document, &party);
@@ -342,7 +350,7 @@ impl Client {
                 return;
             }
             if !self.wait_sent(&path).await {
-                self.load.history.fault(format!("lease {lease} was not sent within {PATIENCE:?}"));
+                self.load.history.fault(format!("lease {lease} was not sent in time"));
                 return;
             }
             let signed = round % 2 == 0;
@@ -364,7 +372,7 @@ impl Client {
 
     async fn wait_sent(&mut self, path: &str) -> bool {
         let began = Instant::now();
-        while began.elapsed() < PATIENCE {
+        while began.elapsed() < self.load.patience() {
             let answer = self.load.caller().get(path).send().await;
             let status = answer.ok().filter(|answer| answer.status == 200).and_then(|answer| answer.json().ok());
             if status.is_some_and(|lease| lease["status"] == "sent") {

@@ -152,7 +152,11 @@ mod tests {
             event(4, "HoldPlaced", hold("c", "2026-01-02", "2026-01-03")),
         ];
         assert_eq!(double_booked(&events), Vec::<String>::new());
-        events.push(event(5, "UnitReserved", json!({"lease_id": "l", "from": "2026-01-06", "to": null, "consumed_holds": []})));
+        events.push(event(
+            5,
+            "UnitReserved",
+            json!({"lease_id": "l", "from": "2026-01-06", "to": null, "consumed_holds": []}),
+        ));
         assert_eq!(double_booked(&events).len(), 1);
     }
 

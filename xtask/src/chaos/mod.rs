@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 pub use checker::{Column, Figures};
 pub use report::Report;
@@ -110,8 +110,7 @@ pub fn run(options: &ChaosOptions) -> Result<Report> {
     };
     let ways = Ways::default();
     let redis_password = random_password()?;
-    let mut env = vec![("CASITAS_RENDER_DELAY_MS".to_owned(), RENDER_DELAY_MS.to_owned())];
-    env.extend(bug.map(|(name, ..)| ("CASITAS_SEEDED_BUG".to_owned(), name.to_owned())));
+    let env = vec![("CASITAS_RENDER_DELAY_MS".to_owned(), RENDER_DELAY_MS.to_owned())];
     let mut system = System::distributed(&Options {
         binary: Some(binary),
         route: Some(ways.route()),
@@ -122,6 +121,9 @@ pub fn run(options: &ChaosOptions) -> Result<Report> {
         ..Options::for_tests()
     })?;
     let load = Arc::new(Load::new(&system)?);
+    if let Some((name, ..)) = bug {
+        make_mistake(&mut system, name)?;
+    }
     let began = Instant::now();
     let clients = load.start(seed);
     std::thread::sleep(WARM_UP);
@@ -147,6 +149,7 @@ pub fn run(options: &ChaosOptions) -> Result<Report> {
         }
     }
     let findings = std::mem::take(&mut harness.findings);
+    eprintln!("chaos: letting the clients finish");
     load.finish(clients)?;
     let views = sampler.finish()?;
     let mut fired: BTreeMap<&'static str, (usize, u64)> = BTreeMap::new();
@@ -162,6 +165,7 @@ pub fn run(options: &ChaosOptions) -> Result<Report> {
     for absent in findings.absent.keys() {
         fired.remove(absent);
     }
+    let felt = plans.iter().any(|plan| !schedule::BEHIND_THE_SCENES.contains(&plan.kind));
     let unknown = load.history.unknown.load(std::sync::atomic::Ordering::Relaxed);
     let verdict = checker::check(&mut system, &load, findings, &views).context("checking")?;
     let seconds = began.elapsed().as_secs_f64();
@@ -178,12 +182,26 @@ pub fn run(options: &ChaosOptions) -> Result<Report> {
         bug: bug.map(|(name, ..)| name.to_owned()),
         fired: fired.into_iter().map(|(kind, (times, count))| (kind.to_owned(), times, count)).collect(),
         unknown,
+        felt,
         broken,
         ways: ways.collect(),
         columns: verdict.columns,
         figures: verdict.figures,
         seconds,
     })
+}
+
+/// From now on: what was needed to begin with is there, and whole.
+fn make_mistake(system: &mut System, name: &str) -> Result<()> {
+    let stack = system.stack()?;
+    let mut migrate = std::process::Command::new(stack.binary());
+    migrate.arg("migrate").envs(stack.environment().iter().cloned()).env("CASITAS_SEEDED_BUG", name);
+    let migrated = migrate.output().context("starting casitas")?;
+    ensure!(migrated.status.success(), "casitas migrate: {}", String::from_utf8_lossy(&migrated.stderr));
+    for role in ["command-api", "projector", "report-worker"] {
+        system.restart(role, &[("CASITAS_SEEDED_BUG", name)])?;
+    }
+    Ok(())
 }
 
 type Bug = (&'static str, &'static [&'static str], usize);

@@ -13,6 +13,8 @@ pub struct Report {
     pub fired: Vec<(String, usize, u64)>,
     /// Calls whose outcome their clients do not know.
     pub unknown: u64,
+    /// Whether a fault was chosen that clients feel.
+    pub felt: bool,
     /// Why the rounds ended early.
     pub broken: Option<String>,
     /// Each way with what its proxy did.
@@ -31,7 +33,7 @@ impl Report {
     pub fn quiet(&self) -> Vec<String> {
         let mut reasons: Vec<String> =
             self.fired.iter().filter(|(_, times, _)| *times == 0).map(|(kind, ..)| format!("{kind} never fired")).collect();
-        if self.unknown == 0 {
+        if self.felt && self.unknown == 0 {
             reasons.push("no client ever lacked an answer".to_owned());
         }
         reasons
@@ -46,9 +48,10 @@ impl Report {
     }
 
     pub fn json(&self) -> Value {
-        let columns = self.columns.iter().map(|column| {
-            json!({"name": column.name, "count": column.count, "examples": column.examples})
-        });
+        let columns = self
+            .columns
+            .iter()
+            .map(|column| json!({"name": column.name, "count": column.count, "examples": column.examples}));
         let fired = self.fired.iter().map(|(kind, rounds, count)| json!({"fault": kind, "rounds": rounds, "count": count}));
         json!({
             "seed": self.seed, "rounds": self.rounds, "bug": self.bug, "passed": self.passed(), "seconds": self.seconds,

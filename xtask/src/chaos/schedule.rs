@@ -41,6 +41,20 @@ pub const KINDS: [&str; 29] = [
     "drain",
     "skew",
 ];
+/// Faults that no client is between: its calls are answered all the same.
+pub const BEHIND_THE_SCENES: [&str; 11] = [
+    "kill-worker",
+    "kill-redis",
+    "flush-redis",
+    "rewind-redis",
+    "kill-rabbitmq",
+    "close-connections",
+    "alarm",
+    "stop-worker",
+    "stop-rabbitmq",
+    "drain",
+    "slow",
+];
 /// Postgres' disk is filled: chosen by name only.
 pub const DISK: &str = "disk";
 

@@ -113,7 +113,7 @@ fn fold(system: &mut System, load: &Load) -> (Vec<String>, String) {
     }
 }
 
-fn effects<'a>(logs: &'a Logs) -> BTreeMap<&'a str, Vec<&'a Stored>> {
+fn effects(logs: &Logs) -> BTreeMap<&str, Vec<&Stored>> {
     let mut effects: BTreeMap<&str, Vec<&Stored>> = BTreeMap::new();
     for event in logs.values().flatten().filter(|event| !event.marker.is_empty()) {
         effects.entry(&event.marker).or_default().push(event);
@@ -122,13 +122,12 @@ fn effects<'a>(logs: &'a Logs) -> BTreeMap<&'a str, Vec<&'a Stored>> {
 }
 
 fn lost(commands: &[Command], logs: &Logs) -> Vec<String> {
+    let effects = effects(logs);
     let mut found = Vec::new();
     for command in commands.iter().filter(|command| command.is_ok()) {
+        let events = effects.get(command.intent.marker.as_str()).map(Vec::as_slice).unwrap_or_default();
         for told in command.told.iter().filter(|told| told.position > 0) {
-            let events = &logs[command.intent.context];
-            // By its place if places are right, and by its marker in any case.
-            let there = events.iter().any(|event| event.position == told.position && event.marker == command.intent.marker);
-            if !there {
+            if !events.iter().any(|event| event.position == told.position) {
                 found.push(format!("{} was acknowledged at {} and is not there", command.intent.content, told.position));
             }
         }

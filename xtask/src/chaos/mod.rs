@@ -44,7 +44,7 @@ pub const ROUNDS: usize = 60;
 
 /// The mistakes that must be found, with the faults that bring them out and how many rounds of them are enough.
 pub const BUGS: [(&str, &[&str], usize); 3] = [
-    ("no-lock", &["end-backends", "kill-projector"], 4),
+    ("no-lock", &["end-backends"], 3),
     ("checkpoint-before-view", &["kill-projector", "end-backends", "reset"], 12),
     ("ack-before-append", &["kill-worker"], 5),
 ];

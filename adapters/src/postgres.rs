@@ -11,6 +11,8 @@ mod followers;
 mod log;
 mod migrate;
 mod pool;
+#[cfg(feature = "seeded-bugs")]
+mod seeded;
 mod snapshot;
 mod streams;
 mod views;
@@ -18,4 +20,6 @@ mod views;
 pub use log::PostgresLog;
 pub use migrate::{Databases, RolePasswords, migrate};
 pub use pool::{PostgresServer, VIEWS_DATABASE};
+#[cfg(feature = "seeded-bugs")]
+pub use seeded::SeededBug;
 pub use views::PostgresViews;

@@ -18,6 +18,27 @@ pub enum Switch {
     Off,
 }
 
+/// Test only: what `cargo xtask chaos --bugs` must find.
+#[cfg(feature = "seeded-bugs")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SeededBug {
+    NoLock,
+    CheckpointBeforeView,
+    AckBeforeAppend,
+}
+
+#[cfg(feature = "seeded-bugs")]
+impl SeededBug {
+    /// The mistakes that the adapters make.
+    pub fn of_postgres(self) -> Option<adapters::postgres::SeededBug> {
+        match self {
+            Self::NoLock => Some(adapters::postgres::SeededBug::NoLock),
+            Self::CheckpointBeforeView => Some(adapters::postgres::SeededBug::CheckpointBeforeView),
+            Self::AckBeforeAppend => None,
+        }
+    }
+}
+
 /// What every role can be told.
 #[derive(Clone, Debug, Args)]
 pub struct Settings {
@@ -69,6 +90,10 @@ pub struct Settings {
     /// Test aid: `render`, `store` or `append`, with `:N`: the worker kills itself after that step of its Nth report.
     #[arg(long, env = "CASITAS_CRASH_AT", hide = true, global = true)]
     pub crash_at: Option<String>,
+    /// Test only: the mistake to make.
+    #[cfg(feature = "seeded-bugs")]
+    #[arg(long, env = "CASITAS_SEEDED_BUG", value_enum, hide = true, global = true)]
+    pub seeded_bug: Option<SeededBug>,
     #[arg(long = "log", env = "CASITAS_LOG", value_enum, default_value = "text", global = true)]
     pub log_format: LogFormat,
     /// error, warn, info, debug, trace, or tracing directives.

@@ -182,6 +182,8 @@ async fn migrate_all(settings: &Settings) -> Result<()> {
         Secrets::at(settings.secrets_dir.clone().context("set CASITAS_SECRETS_DIR: the folder of `casitas secrets init`")?);
     let chained = |error: ports::Error| anyhow::anyhow!("{}", error.chain());
     let owner = PostgresServer::new(address, "casitas_owner", &secrets.read("postgres_password")?).map_err(chained)?;
+    #[cfg(feature = "seeded-bugs")]
+    let owner = owner.with_seeded_bug(settings.seeded_bug.and_then(config::SeededBug::of_postgres));
     let passwords = RolePasswords {
         command: secrets.read("db_command")?,
         query: secrets.read("db_query")?,

@@ -186,6 +186,8 @@ impl Platform {
             Role::ReportWorker => server.with_connections((settings.slots() as u32).clamp(2, 30) + 2),
             _ => server,
         };
+        #[cfg(feature = "seeded-bugs")]
+        let server = server.with_seeded_bug(settings.seeded_bug.and_then(crate::config::SeededBug::of_postgres));
         let logs: Vec<Arc<dyn EventLog>> = match role {
             Role::QueryApi => vec![],
             _ => Context::ALL

@@ -229,6 +229,10 @@ fn worker(platform: &Platform, settings: &Settings, name: &str) -> Result<(Worke
     config.slots = settings.slots();
     config.render_delay = Duration::from_millis(settings.render_delay_ms);
     config.crash_at = settings.crash_at.as_deref().map(crash_point).transpose()?;
+    #[cfg(feature = "seeded-bugs")]
+    {
+        config.ack_first = settings.seeded_bug == Some(crate::config::SeededBug::AckBeforeAppend);
+    }
     let ports = WorkerPorts {
         handler: platform.reports_handler()?,
         queue: platform.queue.clone().context("a report worker needs the job queue")?,

@@ -33,6 +33,9 @@ pub struct WorkerConfig {
     pub render_delay: Duration,
     /// Test aid: ends the process as `kill -9` would.
     pub crash_at: Option<CrashAt>,
+    /// Test only: acknowledges before the work.
+    #[cfg(feature = "seeded-bugs")]
+    pub ack_first: bool,
 }
 
 impl WorkerConfig {
@@ -50,6 +53,8 @@ impl WorkerConfig {
             drain_max: Duration::from_secs(8),
             render_delay: Duration::ZERO,
             crash_at: None,
+            #[cfg(feature = "seeded-bugs")]
+            ack_first: false,
         }
     }
 

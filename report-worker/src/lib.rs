@@ -12,6 +12,8 @@ mod job;
 mod order;
 mod pins;
 mod reports;
+#[cfg(feature = "seeded-bugs")]
+mod seeded;
 mod streams;
 mod worker;
 

@@ -104,10 +104,20 @@ impl Worker {
         tokio::select! {
             () = shutdown.cancelled() => Ok(None),
             made = timeout(CONSUMER_WAIT_MAX, self.ports.queue.consumer(high_prefetch, low_prefetch)) => match made {
-                Ok(made) => made.map(|consumer| Some(Arc::from(consumer))),
+                Ok(made) => made.map(|consumer| Some(self.settling(Arc::from(consumer)))),
                 Err(elapsed) => Err(Error::unavailable("the job queue", elapsed)),
             },
         }
+    }
+
+    #[cfg(not(feature = "seeded-bugs"))]
+    fn settling(&self, consumer: Arc<dyn JobConsumer>) -> Arc<dyn JobConsumer> {
+        consumer
+    }
+
+    #[cfg(feature = "seeded-bugs")]
+    fn settling(&self, consumer: Arc<dyn JobConsumer>) -> Arc<dyn JobConsumer> {
+        if self.config.ack_first { Arc::new(crate::seeded::AckFirst(consumer)) } else { consumer }
     }
 
     /// Fills slots from one consumer until it dies (an error) or shutdown.

@@ -6,6 +6,7 @@
 //!
 //! This crate knows the binary's command line and environment, and nothing of the crates it is made of.
 
+pub mod chaos;
 pub mod http;
 pub mod net;
 pub mod packages;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
+use xtask::chaos::{BUGS, ChaosOptions};
 use xtask::scenarios::{self, Row, Size, SuiteOptions};
 use xtask::stack::{Options, Stack};
 use xtask::workspace::Profile;
@@ -30,6 +31,8 @@ enum Verb {
     Verify(Verify),
     /// The product beside its limits and its peers, on real servers: a table, and docs/benchmarks
     Bench(Bench),
+    /// Faults of every kind under load, and a checker of what clients were told; exits with 1 if anything is wrong
+    Chaos(Chaos),
     /// The whole distributed system on free loopback ports
     Stack {
         #[command(subcommand)]
@@ -157,6 +160,38 @@ impl Bench {
     }
 }
 
+#[derive(Args)]
+struct Chaos {
+    /// Of the schedule and of the clients (default: a random one, which is printed)
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Faults in all (default 60)
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Only this kind of fault; repeatable. `disk` is made only when it is named
+    #[arg(long, value_name = "FAULT")]
+    only: Vec<String>,
+    /// Print the outcome as JSON
+    #[arg(long)]
+    json: bool,
+    /// Build and run casitas without optimisation
+    #[arg(long)]
+    debug: bool,
+    /// Run this casitas instead of building one
+    #[arg(long, conflicts_with = "debug")]
+    binary: Option<PathBuf>,
+    /// Run a casitas that makes this mistake: no-lock, checkpoint-before-view or ack-before-append; exits with 0 only if the
+    /// checker finds it
+    #[arg(long, value_name = "NAME")]
+    bug: Option<String>,
+    /// Each of the three mistakes in turn
+    #[arg(long, conflicts_with = "bug")]
+    bugs: bool,
+    /// Keep data and logs in this empty folder
+    #[arg(long, value_name = "DIR")]
+    keep_dir: Option<PathBuf>,
+}
+
 impl Up {
     fn options(self) -> Options {
         Options {
@@ -184,6 +219,7 @@ fn main() -> ExitCode {
         Verb::Test => test::run().map(|counts| counts.failed == 0),
         Verb::Verify(verify) => run_verify(verify),
         Verb::Bench(bench) => run_bench(&bench),
+        Verb::Chaos(chaos) => run_chaos(&chaos),
         Verb::Stack { verb: StackVerb::Up(up) } => stack_up(&up.options()),
         Verb::Tidy => run_tidy(),
         Verb::Install => packages::install_missing().map(|()| true),
@@ -224,6 +260,32 @@ fn run_bench(bench: &Bench) -> Result<bool> {
     let program = workspace::build("bench", "casitas-bench", Profile::Release)?;
     let status = Command::new(program).args(bench.args()).arg("--binary").arg(product).status()?;
     Ok(status.success())
+}
+
+fn run_chaos(chaos: &Chaos) -> Result<bool> {
+    let bugs: Vec<Option<String>> = match chaos.bugs {
+        true => BUGS.iter().map(|(name, ..)| Some((*name).to_owned())).collect(),
+        false => vec![chaos.bug.clone()],
+    };
+    let mut passed = true;
+    for bug in bugs {
+        let report = xtask::chaos::run(&ChaosOptions {
+            seed: chaos.seed,
+            rounds: chaos.rounds,
+            only: chaos.only.clone(),
+            profile: if chaos.debug { Profile::Debug } else { Profile::Release },
+            binary: chaos.binary.clone(),
+            bug,
+            keep_dir: chaos.keep_dir.clone(),
+        })?;
+        passed &= report.passed();
+        if chaos.json {
+            println!("{}", report.json());
+        } else {
+            report.print();
+        }
+    }
+    Ok(passed)
 }
 
 fn run_tidy() -> Result<bool> {

@@ -63,18 +63,31 @@ fn install(wanted: fn() -> Wanted) -> Result<()> {
         );
     };
     let root = root_prefix().with_context(|| format!("missing: {}; {by_hand}", missing.join(" ")))?;
-    eprintln!("xtask: installing {}", missing.join(" "));
-    let policy = Policy::forbid_starting(&root)?;
-    let installed = run(&root, &apt_get, &["update", "-qq"]).and_then(|()| {
-        let mut args = vec!["install", "-y", "-qq", "--no-install-recommends"];
-        args.extend(&missing);
-        run(&root, &apt_get, &args)
-    });
-    policy.lift()?;
-    installed.with_context(|| by_hand.clone())?;
+    install(&root, &apt_get, &missing).with_context(|| by_hand.clone())?;
     let still: Vec<&str> = wanted().into_iter().filter(|(_, there)| !there).map(|(name, _)| name).collect();
     ensure!(still.is_empty(), "still missing after apt-get: {}", still.join(" "));
     Ok(())
+}
+
+/// Installs one more package, which not every run needs.
+///
+/// # Errors
+/// When it cannot be installed here.
+pub fn install_also(package: &str) -> Result<()> {
+    let apt_get = find_program(&["apt-get"]).context("there is no apt-get here")?;
+    install(&root_prefix()?, &apt_get, &[package])
+}
+
+fn install(root: &[PathBuf], apt_get: &Path, packages: &[&str]) -> Result<()> {
+    eprintln!("xtask: installing {}", packages.join(" "));
+    let policy = Policy::forbid_starting(root)?;
+    let installed = run(root, apt_get, &["update", "-qq"]).and_then(|()| {
+        let mut args = vec!["install", "-y", "-qq", "--no-install-recommends"];
+        args.extend(packages);
+        run(root, apt_get, &args)
+    });
+    policy.lift()?;
+    installed
 }
 
 /// Nothing for root, `sudo -n` for others (which never asks), an error without either.

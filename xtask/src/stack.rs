@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -51,6 +52,25 @@ pub struct Options {
     pub worker_slots: Option<u32>,
     /// More environment for every role.
     pub env: Vec<(String, String)>,
+    /// What stands between a client and its server, if anything does.
+    pub route: Option<Route>,
+    /// Postgres' data on a small file system of its own, of so many MiB (needs root).
+    pub postgres_disk_mib: Option<u32>,
+    /// A Redis user `harness` with this password who may write a snapshot of the cache.
+    pub redis_harness: Option<String>,
+}
+
+/// Asked for each pair of a client (a role, or `nginx`) and a server (`postgres`, `redis`, `rabbitmq`, or a role) with the
+/// server's own port; answers the port that the client is told.
+#[derive(Clone)]
+pub struct Route(pub Arc<RouteFn>);
+
+type RouteFn = dyn Fn(&str, &str, u16) -> Result<u16> + Send + Sync;
+
+impl std::fmt::Debug for Route {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Route")
+    }
 }
 
 impl Default for Options {
@@ -73,11 +93,21 @@ impl Default for Options {
             projector_delay_ms: None,
             worker_slots: None,
             env: Vec::new(),
+            route: None,
+            postgres_disk_mib: None,
+            redis_harness: None,
         }
     }
 }
 
 impl Options {
+    fn port_between(&self, client: &str, server: &str, port: u16) -> Result<u16> {
+        match &self.route {
+            Some(route) => (route.0)(client, server, port),
+            None => Ok(port),
+        }
+    }
+
     /// For end-to-end tests: the binary that `cargo xtask test` built (or a fresh debug build), and limits that a test's
     /// own traffic does not reach. A test of the limits sets them itself.
     pub fn for_tests() -> Self {
@@ -269,8 +299,17 @@ impl Stack {
             fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))
         };
 
-        let postgres = Postgres::start(&dir.join("postgres"), secret("postgres_password")?.trim())?;
-        let redis = Redis::start(&dir.join("redis"), Some(&secret("redis.acl")?))?;
+        let mut redis_acl = secret("redis.acl")?;
+        if let Some(password) = &options.redis_harness {
+            redis_acl.push_str(&format!("user harness on >{password} -@all +save +dbsize +ping\n"));
+        }
+        let postgres_dir = dir.join("postgres");
+        let password = secret("postgres_password")?;
+        let postgres = match options.postgres_disk_mib {
+            None => Postgres::start(&postgres_dir, password.trim())?,
+            Some(mib) => Postgres::start_on_small_disk(&postgres_dir, password.trim(), mib)?,
+        };
+        let redis = Redis::start(&dir.join("redis"), Some(&redis_acl))?;
         let rabbitmq = RabbitMq::start_with_definitions(
             &dir.join("rabbitmq"),
             &secret("rabbitmq.conf")?,
@@ -297,6 +336,16 @@ impl Stack {
         let mut roles = Vec::new();
         for name in ROLES {
             let mut role = role(name, &binary, &dir, &environment, options)?;
+            for (variable, server, port) in [
+                ("CASITAS_POSTGRES", "postgres", postgres.port()),
+                ("CASITAS_REDIS", "redis", redis.port()),
+                ("CASITAS_RABBITMQ", "rabbitmq", rabbitmq.port()),
+            ] {
+                let uses_it = server != "rabbitmq" || ["projector", "report-worker"].contains(&name);
+                if uses_it {
+                    role.set_env(variable, format!("127.0.0.1:{}", options.port_between(name, server, port)?));
+                }
+            }
             role.start()?;
             roles.push(role);
         }
@@ -468,13 +517,15 @@ fn with_env(mut program: Program, environment: &[(String, String)]) -> Program {
 }
 
 fn nginx_options(options: &Options, roles: &[Role]) -> Result<NginxOptions> {
-    let ports =
-        |prefix: &str| -> Vec<u16> { roles.iter().filter(|role| role.name().starts_with(prefix)).map(Role::port).collect() };
+    let ports = |prefix: &str| -> Result<Vec<u16>> {
+        let behind = roles.iter().filter(|role| role.name().starts_with(prefix));
+        behind.map(|role| options.port_between("nginx", role.name(), role.port())).collect()
+    };
     let port = match options.port {
         Some(port) => port,
         None => free_port()?,
     };
-    let mut nginx = NginxOptions::new(port, ports("command-"), ports("query-"));
+    let mut nginx = NginxOptions::new(port, ports("command-")?, ports("query-")?);
     nginx.api_rate = options.api_rate.clone().unwrap_or(nginx.api_rate);
     nginx.api_burst = options.api_burst.unwrap_or(nginx.api_burst);
     nginx.login_rate = options.login_rate.clone().unwrap_or(nginx.login_rate);

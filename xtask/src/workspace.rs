@@ -33,13 +33,27 @@ pub enum Profile {
 
 /// Builds `casitas` and answers where it lies.
 pub fn build_casitas(profile: Profile) -> Result<PathBuf> {
-    build("casitas", "casitas", profile)
+    build_with("casitas", "casitas", profile, &[])
 }
 
 /// Builds a binary of one of the workspace's packages and answers where it lies.
 pub fn build(package: &str, name: &str, profile: Profile) -> Result<PathBuf> {
+    build_with(package, name, profile, &[])
+}
+
+/// Builds `casitas` unoptimised with the mistakes that the fault harness must find, and answers where a copy of it lies: the
+/// next ordinary build takes its place.
+pub fn build_casitas_with_bugs() -> Result<PathBuf> {
+    let binary = build_with("casitas", "casitas", Profile::Debug, &["--features", "seeded-bugs"])?;
+    let kept = binary.with_file_name("casitas-with-bugs");
+    std::fs::copy(&binary, &kept).with_context(|| format!("copying to {}", kept.display()))?;
+    std::fs::remove_file(&binary)?;
+    Ok(kept)
+}
+
+fn build_with(package: &str, name: &str, profile: Profile, features: &[&str]) -> Result<PathBuf> {
     let mut build = cargo();
-    build.args(["build", "--quiet", "--package", package, "--bin", name]);
+    build.args(["build", "--quiet", "--package", package, "--bin", name]).args(features);
     let folder = match profile {
         Profile::Release => {
             build.arg("--release");

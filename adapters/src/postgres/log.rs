@@ -47,7 +47,7 @@ struct Connected {
 
 impl Connected {
     fn lazily(server: &PostgresServer, context: Context) -> Arc<Self> {
-        let pool = server.pool(&server.log_database(context));
+        let pool = server.log_pool(context);
         Arc::new(Self { repository: PostgresEventRepository::new(pool.clone()), pool })
     }
 }

@@ -59,8 +59,12 @@ pub async fn migrate(owner: &PostgresServer, passwords: &RolePasswords, database
         .await?;
     run(&mut maintenance, ROLES).await?;
     run(&mut maintenance, &password_statements(passwords)).await?;
+    #[cfg(feature = "seeded-bugs")]
+    let without_lock = super::seeded::append_without_lock(owner);
     for context in &databases.logs {
         let mut each_run = vec![LOG_GRANTS, EXPIRED_KEYS];
+        #[cfg(feature = "seeded-bugs")]
+        each_run.extend(without_lock.as_deref());
         if *context == Context::Reports {
             each_run.push(REPORTS_GRANTS);
         }

@@ -29,6 +29,8 @@ pub struct PostgresServer {
     password: String,
     suffix: String,
     connections: u32,
+    #[cfg(feature = "seeded-bugs")]
+    pub(super) bug: Option<super::seeded::SeededBug>,
 }
 
 impl PostgresServer {
@@ -36,7 +38,16 @@ impl PostgresServer {
     pub fn new(address: &str, user: &str, password: &str) -> Result<Self> {
         let (host, port) = host_and_port("Postgres", address)?;
         let (user, password) = (user.to_owned(), password.trim().to_owned());
-        Ok(Self { host, port, user, password, suffix: String::new(), connections: DEFAULT_CONNECTIONS })
+        Ok(Self {
+            host,
+            port,
+            user,
+            password,
+            suffix: String::new(),
+            connections: DEFAULT_CONNECTIONS,
+            #[cfg(feature = "seeded-bugs")]
+            bug: None,
+        })
     }
 
     /// Databases are called `<name><suffix>`: several systems, or tests, on one server.
@@ -48,6 +59,13 @@ impl PostgresServer {
     /// The most connections that each pool (one a log, one for the views) holds; 4 unless set.
     pub fn with_connections(mut self, connections: u32) -> Self {
         self.connections = connections;
+        self
+    }
+
+    /// Test only: whatever is made from this handle makes the mistake.
+    #[cfg(feature = "seeded-bugs")]
+    pub fn with_seeded_bug(mut self, bug: Option<super::seeded::SeededBug>) -> Self {
+        self.bug = bug;
         self
     }
 
@@ -72,8 +90,19 @@ impl PostgresServer {
             .disable_statement_logging()
     }
 
-    /// Needs a runtime, connects at the first use.
+    /// The pool of a log, whose few statements are prepared once and always go through an index: their plans are kept, and made
+    /// without regard to how small the tables were then.
+    pub(super) fn log_pool(&self, context: Context) -> PgPool {
+        let options = self.options(&self.log_database(context));
+        self.pool_of(options.options([("enable_seqscan", "off"), ("plan_cache_mode", "force_generic_plan")]))
+    }
+
     pub(super) fn pool(&self, database: &str) -> PgPool {
+        self.pool_of(self.options(database))
+    }
+
+    /// Needs a runtime, connects at the first use.
+    fn pool_of(&self, options: PgConnectOptions) -> PgPool {
         PgPoolOptions::new()
             .max_connections(self.connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -87,7 +116,7 @@ impl PostgresServer {
                     Ok(true)
                 })
             })
-            .connect_lazy_with(self.options(database))
+            .connect_lazy_with(options)
     }
 }
 

@@ -28,13 +28,20 @@ const CHANGES_MAX: usize = 10_000;
 pub struct PostgresViews {
     pool: PgPool,
     claims: Claims,
+    #[cfg(feature = "seeded-bugs")]
+    bug: Option<super::seeded::SeededBug>,
 }
 
 impl PostgresViews {
     /// Needs a runtime; connects at the first use.
     pub fn connect(server: &PostgresServer) -> Self {
         let database = server.views_database();
-        Self { pool: server.pool(&database), claims: Claims::new(WHAT.to_owned(), server.options(&database)) }
+        Self {
+            pool: server.pool(&database),
+            claims: Claims::new(WHAT.to_owned(), server.options(&database)),
+            #[cfg(feature = "seeded-bugs")]
+            bug: server.bug,
+        }
     }
 
     /// How the server answers a select, as the JSON of EXPLAIN with what it really did.
@@ -56,6 +63,33 @@ impl PostgresViews {
             connection.close_on_drop();
         }
         answer
+    }
+
+    async fn apply_at_once(&self, batch: &ViewBatch<'_>) -> Result<u64> {
+        let columns = Columns::of(batch.spec, &batch.changes);
+        let sql = application(batch.spec, batch.generation)?;
+        let tags: Vec<&str> = batch.tags.iter().map(String::as_str).collect();
+        let mut query = sqlx::query_scalar::<_, i64>(&sql)
+            .bind(batch.spec.name)
+            .bind(signed(batch.generation)?)
+            .bind(signed(batch.term)?)
+            .bind(signed(batch.from)?)
+            .bind(batch.to.incarnation)
+            .bind(signed(batch.to.position)?)
+            .bind(batch.to.event_id)
+            .bind(i64::from(!tags.is_empty()))
+            .bind(tags)
+            .bind(columns.deleted)
+            .bind(columns.keys)
+            .bind(columns.docs.into_iter().map(sqlx::types::Json).collect::<Vec<_>>());
+        for field in columns.fields {
+            query = match field {
+                FieldColumn::Text(values) => query.bind(values),
+                FieldColumn::Int(values) => query.bind(values),
+            };
+        }
+        let revision = self.run(Call::Write, async |connection| query.fetch_optional(connection).await).await?;
+        unsigned(revision.ok_or_else(|| moved(batch))?)
     }
 }
 
@@ -232,30 +266,13 @@ impl ViewStore for PostgresViews {
 
     async fn apply(&self, batch: &ViewBatch<'_>) -> Result<u64> {
         check_batch(batch)?;
-        let columns = Columns::of(batch.spec, &batch.changes);
-        let sql = application(batch.spec, batch.generation)?;
-        let tags: Vec<&str> = batch.tags.iter().map(String::as_str).collect();
-        let mut query = sqlx::query_scalar::<_, i64>(&sql)
-            .bind(batch.spec.name)
-            .bind(signed(batch.generation)?)
-            .bind(signed(batch.term)?)
-            .bind(signed(batch.from)?)
-            .bind(batch.to.incarnation)
-            .bind(signed(batch.to.position)?)
-            .bind(batch.to.event_id)
-            .bind(i64::from(!tags.is_empty()))
-            .bind(tags)
-            .bind(columns.deleted)
-            .bind(columns.keys)
-            .bind(columns.docs.into_iter().map(sqlx::types::Json).collect::<Vec<_>>());
-        for field in columns.fields {
-            query = match field {
-                FieldColumn::Text(values) => query.bind(values),
-                FieldColumn::Int(values) => query.bind(values),
-            };
+        #[cfg(feature = "seeded-bugs")]
+        if self.bug == Some(super::seeded::SeededBug::CheckpointBeforeView) {
+            let [checkpoint, rows] = super::seeded::checkpoint_then_rows(batch);
+            self.apply_at_once(&checkpoint).await?;
+            return self.apply_at_once(&rows).await;
         }
-        let revision = self.run(Call::Write, async |connection| query.fetch_optional(connection).await).await?;
-        unsigned(revision.ok_or_else(|| moved(batch))?)
+        self.apply_at_once(batch).await
     }
 
     async fn heads(&self) -> Result<Vec<ModelHead>> {

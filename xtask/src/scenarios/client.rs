@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::runtime::Runtime;
 
 /// A request that takes longer than this has failed (the API's own deadline is 15 s).
-const REQUEST_MAX: Duration = Duration::from_secs(20);
+pub const REQUEST_MAX: Duration = Duration::from_secs(20);
 
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     let mut builder = tokio::runtime::Builder::new_multi_thread();

@@ -4,8 +4,8 @@
 mod access;
 mod caching;
 pub mod client;
-mod crashes;
-mod dates;
+pub(crate) mod crashes;
+pub(crate) mod dates;
 mod edge;
 mod fuzz;
 mod input;
@@ -15,7 +15,7 @@ mod races;
 mod reads;
 mod suite;
 pub mod system;
-mod tokens;
+pub(crate) mod tokens;
 mod walkthrough;
 pub mod world;
 

@@ -56,6 +56,15 @@ fn without(object: &Value, field: &str) -> Value {
     changed
 }
 
+/// The same caller's token, valid for other minutes: both are seconds from now.
+pub fn shifted(token: &str, pem: &str, not_before: i64, expires: i64) -> Result<String> {
+    let key = SigningKey::from_pkcs8_pem(pem).map_err(|error| anyhow::anyhow!("jwt.pem: {error}"))?;
+    let now = super::dates::now().as_secs() as i64;
+    let claims = with(&part(token, 1)?, "nbf", json!(now + not_before));
+    let claims = with(&claims, "iat", json!(now + not_before));
+    Ok(signed(&key, &part(token, 0)?, &with(&claims, "exp", json!(now + expires))))
+}
+
 /// Everything that must be refused, from a token that is accepted, the key that signed it and the public keys.
 pub fn corpus(token: &str, pem: &str, jwks: &str) -> Result<Corpus> {
     let key = SigningKey::from_pkcs8_pem(pem).map_err(|error| anyhow::anyhow!("jwt.pem: {error}"))?;

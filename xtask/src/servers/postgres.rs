@@ -21,6 +21,34 @@ pub struct Postgres {
     server: Server,
     bin: PathBuf,
     password: String,
+    data: PathBuf,
+    // Dropped after the server.
+    _disk: Option<SmallDisk>,
+}
+
+/// A mounted tmpfs, unmounted when dropped.
+#[derive(Debug)]
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path, mib: u32, account: Option<&Account>) -> Result<Self> {
+        private_dir(at, account)?;
+        let owner = account.map_or_else(String::new, |account| format!(",uid={},gid={}", account.uid, account.gid));
+        let options = format!("size={mib}m,mode=0700{owner}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(at).output()?;
+        let said = String::from_utf8_lossy(&mounted.stderr).trim().to_owned();
+        ensure!(mounted.status.success(), "a small disk cannot be mounted here: {said}");
+        Ok(Self(at.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg(&self.0).status();
+        if !unmounted.is_ok_and(|status| status.success()) {
+            eprintln!("xtask: {} could not be unmounted", self.0.display());
+        }
+    }
 }
 
 impl Postgres {
@@ -29,11 +57,24 @@ impl Postgres {
     /// # Errors
     /// When Postgres is not installed or does not get ready.
     pub fn start(dir: &Path, password: &str) -> Result<Self> {
+        Self::start_with(dir, password, None)
+    }
+
+    /// The same with its data on a file system of so many MiB in memory, so that its disk can be filled.
+    ///
+    /// # Errors
+    /// Also when this account may not mount one.
+    pub fn start_on_small_disk(dir: &Path, password: &str, mib: u32) -> Result<Self> {
+        Self::start_with(dir, password, Some(mib))
+    }
+
+    fn start_with(dir: &Path, password: &str, disk_mib: Option<u32>) -> Result<Self> {
         let bin = bin_dir().context("Postgres is not installed")?;
         // Postgres refuses to run as root.
         let account = Account::to_drop_to("postgres");
         private_dir(dir, account.as_ref())?;
         let data = dir.join("data");
+        let disk = disk_mib.map(|mib| SmallDisk::mount(&data, mib, account.as_ref())).transpose()?;
         let port = free_port()?;
         let password_file = dir.join("password");
         private_file(&password_file, password.as_bytes(), account.as_ref())?;
@@ -65,9 +106,14 @@ impl Postgres {
             .dir(dir)
             .account(account)
             .death_signal("INT");
+        // A small disk has no room for the default's gigabyte of log.
+        let program = match disk_mib {
+            Some(_) => program.args(["-c", "max_wal_size=48MB", "-c", "min_wal_size=32MB"]),
+            None => program,
+        };
         // SIGINT is Postgres' fast shutdown: open sessions are ended, and the data is left clean.
         let server = Server::new(program, port, Signal::INT, Duration::from_secs(20));
-        let mut postgres = Self { server, bin, password: password.to_owned() };
+        let mut postgres = Self { server, bin, password: password.to_owned(), data, _disk: disk };
         postgres.start_again()?;
         Ok(postgres)
     }
@@ -109,17 +155,25 @@ impl Postgres {
         &self.password
     }
 
+    /// psql as the superuser, for the caller to start.
+    pub fn psql(&self, database: &str) -> Command {
+        let mut command = Command::new(self.bin.join("psql"));
+        command.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p", &self.port().to_string()]);
+        command.args(["-U", OWNER, "-d", database]).env("PGPASSWORD", &self.password);
+        command
+    }
+
+    /// Where its data is.
+    pub fn data_dir(&self) -> &Path {
+        &self.data
+    }
+
     /// Runs SQL as the superuser and answers what `psql -At` prints.
     ///
     /// # Errors
     /// When psql or the statement fails.
     pub fn sql(&self, database: &str, sql: &str) -> Result<String> {
-        let output = Command::new(self.bin.join("psql"))
-            .args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p", &self.port().to_string()])
-            .args(["-U", OWNER, "-d", database, "-c", sql])
-            .env("PGPASSWORD", &self.password)
-            .stdin(Stdio::null())
-            .output()?;
+        let output = self.psql(database).args(["-c", sql]).stdin(Stdio::null()).output()?;
         ensure!(output.status.success(), "psql: {}", String::from_utf8_lossy(&output.stderr).trim());
         Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
     }

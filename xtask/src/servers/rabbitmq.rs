@@ -11,7 +11,7 @@ use super::{Server, delegate_to_server};
 use crate::net::{accepts, free_port};
 use crate::process::{Account, Program, find_program, private_dir, private_file};
 
-const READY_WITHIN: Duration = Duration::from_secs(90);
+const READY_WITHIN: Duration = Duration::from_secs(180);
 
 #[derive(Debug)]
 pub struct RabbitMq {

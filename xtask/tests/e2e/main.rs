@@ -5,5 +5,6 @@
 //! cargo build -p casitas && cargo test -p xtask --features e2e --test e2e -- --test-threads=1
 //! ```
 
+mod chaos;
 mod scenarios;
 mod stack;

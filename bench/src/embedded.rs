@@ -14,7 +14,6 @@ use sqlx::Row;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use tempfile::TempDir;
 use uuid::Uuid;
-use xtask::scenarios::client::Http;
 use xtask::scenarios::system::{Embedded, System};
 use xtask::scenarios::world;
 
@@ -24,6 +23,7 @@ use crate::drive::{Ack, Caller, Driven, audit, collect, drive};
 use crate::figure::{Check, Compare, Curve, Outcome, histogram, record};
 use crate::load::Posts;
 use crate::peers_es::{self, SQLITE_EVENTS_TABLE};
+use crate::rig::token;
 use crate::workload::{Assigns, Circle, Creates, HISTORY, handler, history_payloads, seed_histories};
 
 const CLIENTS: [usize; 3] = [1, 8, 64];
@@ -162,9 +162,9 @@ impl Part for AppendEmbedded {
 }
 
 fn posts(bench: &Bench, system: &System, callers: usize) -> Result<Vec<Posts>> {
-    let http: Http = world::log_in(&system.http()?, world::ADMIN, world::PASSWORD)?;
+    let token = token(&system.url())?;
     let port = system.url().rsplit_once(':').and_then(|(_, port)| port.parse().ok()).context("no port")?;
-    bench.block(Posts::connect(&[port], callers, http.token().context("no token")?, false))
+    bench.block(Posts::connect(&[port], callers, &token, false))
 }
 
 /// What a round's runs have in common.

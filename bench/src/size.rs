@@ -14,7 +14,6 @@ use anyhow::{Context, Result, bail};
 use ports::SystemClock;
 use xtask::http;
 use xtask::net::wait_until;
-use xtask::scenarios::client::Http;
 use xtask::scenarios::system::{Embedded, System};
 use xtask::scenarios::world;
 use xtask::stack::{Options, ROLES, Stack};
@@ -24,6 +23,7 @@ use crate::drive::{audit, collect, drive, fill};
 use crate::figure::{Check, Compare, Outcome};
 use crate::load::{Gets, Posts};
 use crate::quiet;
+use crate::rig::token;
 use crate::rows::number;
 use crate::workload::{Creates, handler, postgres_handler};
 
@@ -123,8 +123,7 @@ impl Size {
     fn loaded(&mut self, bench: &Bench, round: &mut Round<'_>, mut system: System) -> Result<()> {
         let stack = system.stack()?;
         let (commands, queries) = (stack.role("command-api")?.port(), stack.role("query-1")?.port());
-        let http: Http = world::log_in(&Http::new(&format!("http://127.0.0.1:{commands}"))?, world::ADMIN, world::PASSWORD)?;
-        let token = http.token().context("no token")?.to_owned();
+        let token = token(&format!("http://127.0.0.1:{commands}"))?;
         let pids = pids(stack)?;
         let over = Arc::new(AtomicBool::new(false));
         let watcher = {

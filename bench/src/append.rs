@@ -237,7 +237,7 @@ impl World {
     }
 
     fn creates(&self, callers: usize, keyed: bool) -> Vec<Creates> {
-        vec![Creates { handler: self.handler.clone(), keyed }; callers]
+        vec![Creates::new(&self.handler, keyed); callers]
     }
 
     fn posts(&self, bench: &Bench, apis: &[usize], callers: usize, keyed: bool) -> Result<Vec<Posts>> {
@@ -306,8 +306,7 @@ impl World {
     fn histories(&self, bench: &Bench, round: &mut Round<'_>, checks: &mut Vec<Check>) -> Result<()> {
         let aggregates = bench.size(EXISTING, EXISTING_QUICK);
         let ids = bench.block(seed_histories(&self.handler, aggregates))?;
-        let callers: Vec<Assigns> =
-            Circle::deal(ids, 64).into_iter().map(|ids| Assigns { handler: self.handler.clone(), ids }).collect();
+        let callers = Assigns::deal(&self.handler, ids, 64);
         self.ours(bench, round, checks, existing(), callers)?;
 
         let ids: Vec<Uuid> = peers_es::refill_postgres(self.postgres(), aggregates)?;

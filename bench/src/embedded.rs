@@ -130,7 +130,7 @@ impl Part for AppendEmbedded {
             if bench.quick && clients == 8 {
                 continue;
             }
-            turn.ours(create(clients), vec![Creates { handler: handler.clone(), keyed: false }; clients], &own_log)?;
+            turn.ours(create(clients), vec![Creates::new(&handler, false); clients], &own_log)?;
             if bench.quick && clients == 1 {
                 continue;
             }
@@ -138,7 +138,7 @@ impl Part for AppendEmbedded {
             turn.peer(peer(clients), clients, SqliteSynchronous::Full)?;
         }
         if !bench.quick {
-            turn.ours(keyed(), vec![Creates { handler: handler.clone(), keyed: true }; 64], &own_log)?;
+            turn.ours(keyed(), vec![Creates::new(&handler, true); 64], &own_log)?;
             turn.peer(peer_stock(), 64, SqliteSynchronous::Normal)?;
         }
         turn.histories(&handler, &own_log)
@@ -251,8 +251,7 @@ impl Turn<'_, '_> {
     fn histories(&mut self, handler: &Handler, own_log: &Path) -> Result<()> {
         let aggregates = self.bench.size(EXISTING, EXISTING_QUICK);
         let ids = self.bench.block(seed_histories(handler, aggregates))?;
-        let callers: Vec<Assigns> =
-            Circle::deal(ids, 64).into_iter().map(|ids| Assigns { handler: handler.clone(), ids }).collect();
+        let callers = Assigns::deal(handler, ids, 64);
         self.ours(existing(), callers, own_log)?;
 
         let name = peer_existing();

@@ -105,7 +105,7 @@ impl Size {
         let server = PostgresServer::new(&stack.postgres.address(), "casitas_command", &stack.secret("db_command")?)?;
         let filled = bench.block(async {
             let handler = postgres_handler(&server);
-            fill(vec![Creates { handler, keyed: false }; 256], events).await
+            fill(vec![Creates::filling(&handler); 256], events).await
         });
         let stored = crate::append::stored(&stack.postgres, "units_db", "aggregate_type = 'property'")?;
         collect(&mut self.checks, audit("the log being filled, 256 callers", &filled, &stored));
@@ -165,7 +165,7 @@ impl Size {
             let folder = DataFolder::open(embedded.data_dir())?;
             let log = folder.log(domain::Context::Units, Arc::new(SystemClock)).await?;
             let handler = handler(Arc::new(log));
-            anyhow::Ok(fill(vec![Creates { handler, keyed: false }; 256], events).await)
+            anyhow::Ok(fill(vec![Creates::filling(&handler); 256], events).await)
         })?;
         let stored = bench.block(crate::embedded::stored(&embedded.data_dir().join(crate::embedded::LOG), "true"))?;
         collect(&mut self.checks, audit("the embedded log being filled, 256 callers", &filled, &stored));

@@ -1,22 +1,12 @@
 //! Part `append`: durable commands on Postgres, through the handler and through HTTP, beside pgbench and postgres-es.
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use adapters::postgres::PostgresServer;
 use anyhow::{Context, Result};
 use commands::Handler;
 use domain::units::Property;
-use rustix::process::Signal;
 use uuid::Uuid;
-use xtask::net::free_port;
-use xtask::process::Program;
-use xtask::scenarios::client::Http;
-use xtask::scenarios::system::System;
-use xtask::scenarios::world;
-use xtask::servers::{Postgres, Server};
-use xtask::stack::{Options, Stack};
+use xtask::servers::Postgres;
 
 use crate::bench::{Bench, Part, Round};
 use crate::drive::{Ack, Caller, Driven, audit, collect, drive};
@@ -24,18 +14,17 @@ use crate::figure::{Check, Compare, Curve};
 use crate::load::Posts;
 use crate::peers_es;
 use crate::pgbench;
+use crate::rig::{self, Rig};
 use crate::twin::Twins;
 use crate::workload::{Assigns, Circle, Creates, history_payloads, postgres_handler, seed_histories};
 
 pub const NAME: &str = "append";
-const USER: &str = "casitas_command";
 const LOG: &str = "units_db";
 const CLIENTS: [usize; 3] = [1, 8, 64];
 const MANY: usize = 256;
 /// Of those, each caller has so many to itself that its history stays about as long as it was.
 const EXISTING: usize = 5_120;
 const EXISTING_QUICK: usize = 1_280;
-const COMMAND_API_READY: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
 pub struct Append {
@@ -48,11 +37,7 @@ struct World {
     // Dropped in this order: what writes, before what it writes to.
     handler: Handler,
     peer: Arc<postgres_es::PostgresCqrs<Property>>,
-    _second_api: Server,
-    system: System,
-    password: String,
-    dir: PathBuf,
-    ports: Vec<u16>,
+    rig: Rig,
 }
 
 pub fn limit(clients: usize) -> String {
@@ -148,35 +133,19 @@ impl Part for Append {
     }
 
     fn setup(&mut self, bench: &Bench) -> Result<()> {
-        let options =
-            Options { binary: Some(bench.binary.clone()), login_rate: Some("100r/s".to_owned()), ..Options::default() };
-        let mut system = System::distributed(&options)?;
-        let token = world::admin(&system)?;
-        drop(token);
-        let stack = system.stack()?;
-        // Only command-api runs beside the servers; what follows the log is measured in parts of its own.
-        for idle in ["report-worker", "projector", "query-2", "query-1"] {
-            stack.role(idle)?.stop()?;
-        }
-        pgbench::prepare(&stack.postgres)?;
-        peers_es::prepare_postgres(&stack.postgres)?;
-        self.notes = settings(&stack.postgres)?;
-        let password = stack.secret("db_command")?;
-        let server = PostgresServer::new(&stack.postgres.address(), USER, &password)?;
-        let mut second_api = command_api(stack)?;
-        second_api.start_until(COMMAND_API_READY, |port| {
-            Ok(xtask::http::get(port, "/readyz").is_ok_and(|answer| answer.status == 200))
-        })?;
-        let ports = vec![stack.role("command-api")?.port(), second_api.port()];
-        let dir = stack.dir().to_owned();
+        let rig = Rig::start(&bench.binary, 2)?;
+        pgbench::prepare(&rig.postgres)?;
+        peers_es::prepare_postgres(&rig.postgres)?;
+        self.notes = settings(&rig.postgres)?;
+        let server = rig.server()?;
         let handler = bench.block(async { postgres_handler(&server) });
-        let peer = bench.block(peers_es::postgres(&stack.postgres))?;
-        self.world = Some(World { handler, peer, _second_api: second_api, system, password, dir, ports });
+        let peer = bench.block(peers_es::postgres(&rig.postgres))?;
+        self.world = Some(World { handler, peer, rig });
         Ok(())
     }
 
     fn round(&mut self, bench: &Bench, round: &mut Round<'_>) -> Result<()> {
-        let world = self.world.as_mut().context("no setup")?;
+        let world = self.world.as_ref().context("no setup")?;
         world.round(bench, round, &mut self.checks)
     }
 
@@ -221,33 +190,19 @@ pub fn settings(postgres: &Postgres) -> Result<Vec<String>> {
             later.len()
         ),
         "The handler runs in the benchmark's process on two worker threads; POSTs go straight to `casitas command-api` with \
-         its whole middleware and a checked token, and the load generator shares the cores."
+         its whole middleware and a checked token (no follower runs), and the load generator shares the cores."
             .to_owned(),
     ])
 }
 
-/// A second command-api beside the stack's own.
-fn command_api(stack: &Stack) -> Result<Server> {
-    let port = free_port()?;
-    let mut program = Program::new("command-api-2", stack.binary(), stack.dir().join("logs/command-api-2.log"));
-    for (name, value) in stack.environment() {
-        program.set_env(name, value);
-    }
-    let secrets = stack.dir().join("role-secrets/command");
-    program.set_env("CASITAS_SECRETS_DIR", secrets.to_string_lossy());
-    program.set_env("CASITAS_LISTEN", format!("127.0.0.1:{port}"));
-    program.set_env("CASITAS_SERVED_BY", "command-api-2");
-    Ok(Server::new(program.args(["command-api"]), port, Signal::TERM, Duration::from_secs(15)))
-}
-
 impl World {
-    fn round(&mut self, bench: &Bench, round: &mut Round<'_>, checks: &mut Vec<Check>) -> Result<()> {
+    fn round(&self, bench: &Bench, round: &mut Round<'_>, checks: &mut Vec<Check>) -> Result<()> {
         let seconds = bench.run_time().as_secs();
-        pgbench::refill(self.postgres()?, 0)?;
+        pgbench::refill(self.postgres(), 0)?;
         for clients in CLIENTS {
             self.checkpoint()?;
-            let (postgres, dir) = (self.postgres()?, self.dir.clone());
-            round.measure(limit(clients), "commands/s", || pgbench::insert(postgres, &dir, clients, seconds))?;
+            let (postgres, dir) = (self.postgres(), self.rig.dir());
+            round.measure(limit(clients), "commands/s", || pgbench::insert(postgres, dir, clients, seconds))?;
             self.ours(bench, round, checks, create(clients), self.creates(clients, false))?;
             // A quick run keeps what has a target.
             if bench.quick && clients != 64 {
@@ -272,29 +227,24 @@ impl World {
         self.histories(bench, round, checks)
     }
 
-    fn postgres(&self) -> Result<&Postgres> {
-        match &self.system {
-            System::Distributed(stack) => Ok(&stack.postgres),
-            System::Embedded(_) => anyhow::bail!("the stack is distributed"),
-        }
+    fn postgres(&self) -> &Postgres {
+        &self.rig.postgres
     }
 
     /// Every run begins at the same place of the checkpoint cycle: the first change of each page after one is written whole.
     fn checkpoint(&self) -> Result<()> {
-        self.postgres()?.sql("postgres", "CHECKPOINT").map(drop)
+        self.postgres().sql("postgres", "CHECKPOINT").map(drop)
     }
 
     fn creates(&self, callers: usize, keyed: bool) -> Vec<Creates> {
-        vec![Creates { handler: self.handler.clone(), keyed }; callers]
+        vec![Creates::new(&self.handler, keyed); callers]
     }
 
     fn posts(&self, bench: &Bench, apis: &[usize], callers: usize, keyed: bool) -> Result<Vec<Posts>> {
-        // A token lasts a quarter of an hour: each run gets its own.
-        let http = Http::new(&format!("http://127.0.0.1:{}", self.ports[0]))?;
-        let admin = world::log_in(&http, world::ADMIN, world::PASSWORD)?;
-        let token = admin.token().context("no token")?;
-        let ports: Vec<u16> = apis.iter().map(|api| self.ports[*api]).collect();
-        bench.block(Posts::connect(&ports, callers, token, keyed))
+        let all = self.rig.ports();
+        let ports: Vec<u16> = apis.iter().filter_map(|api| all.get(*api).copied()).collect();
+        let token = self.rig.token()?;
+        bench.block(Posts::connect(&ports, callers, &token, keyed))
     }
 
     /// Drives callers of our own log, then looks every acknowledged command up.
@@ -318,15 +268,15 @@ impl World {
     }
 
     fn head(&self) -> Result<u64> {
-        Ok(self.postgres()?.sql(LOG, "SELECT coalesce(max(position), 0) FROM events")?.parse()?)
+        Ok(self.postgres().sql(LOG, "SELECT coalesce(max(position), 0) FROM events")?.parse()?)
     }
 
     fn stored_after(&self, position: u64) -> Result<Vec<Ack>> {
-        stored(self.postgres()?, LOG, &format!("position > {position}"))
+        stored(self.postgres(), LOG, &format!("position > {position}"))
     }
 
     fn peers(&self, bench: &Bench, round: &mut Round<'_>, checks: &mut Vec<Check>, clients: usize) -> Result<()> {
-        peers_es::refill_postgres(self.postgres()?, 0)?;
+        peers_es::refill_postgres(self.postgres(), 0)?;
         self.checkpoint()?;
         let callers = vec![peers_es::Creates(self.peer.clone()); clients];
         let mut driven = Driven::default();
@@ -334,15 +284,15 @@ impl World {
             driven = bench.block(drive(callers, bench.run_time()));
             Ok(driven.outcome())
         })?;
-        collect(checks, audit(peer(clients), &driven, &stored(self.postgres()?, peers_es::DATABASE, "true")?));
+        collect(checks, audit(peer(clients), &driven, &stored(self.postgres(), peers_es::DATABASE, "true")?));
         Ok(())
     }
 
     fn two_processes(&self, bench: &Bench, round: &mut Round<'_>, checks: &mut Vec<Check>) -> Result<()> {
         self.checkpoint()?;
         let head = self.head()?;
-        let address = self.postgres()?.address();
-        let twins_ready = Twins::start(2, 64, &address, USER, &self.password, bench.run_time())?;
+        let address = self.postgres().address();
+        let twins_ready = Twins::start(2, 64, &address, rig::USER, &self.rig.password()?, bench.run_time())?;
         let mut driven = Driven::default();
         round.measure(twins(), "commands/s", || {
             driven = twins_ready.go()?;
@@ -356,11 +306,10 @@ impl World {
     fn histories(&self, bench: &Bench, round: &mut Round<'_>, checks: &mut Vec<Check>) -> Result<()> {
         let aggregates = bench.size(EXISTING, EXISTING_QUICK);
         let ids = bench.block(seed_histories(&self.handler, aggregates))?;
-        let callers: Vec<Assigns> =
-            Circle::deal(ids, 64).into_iter().map(|ids| Assigns { handler: self.handler.clone(), ids }).collect();
+        let callers = Assigns::deal(&self.handler, ids, 64);
         self.ours(bench, round, checks, existing(), callers)?;
 
-        let ids: Vec<Uuid> = peers_es::refill_postgres(self.postgres()?, aggregates)?;
+        let ids: Vec<Uuid> = peers_es::refill_postgres(self.postgres(), aggregates)?;
         self.checkpoint()?;
         let callers: Vec<_> =
             Circle::deal(ids, 64).into_iter().map(|ids| peers_es::Assigns { cqrs: self.peer.clone(), ids }).collect();
@@ -369,7 +318,7 @@ impl World {
             driven = bench.block(drive(callers, bench.run_time()));
             Ok(driven.outcome())
         })?;
-        let added = stored(self.postgres()?, peers_es::DATABASE, "sequence > 20")?;
+        let added = stored(self.postgres(), peers_es::DATABASE, "sequence > 20")?;
         collect(checks, audit(peer_existing(), &driven, &added));
         Ok(())
     }

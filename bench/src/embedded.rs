@@ -14,7 +14,6 @@ use sqlx::Row;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use tempfile::TempDir;
 use uuid::Uuid;
-use xtask::scenarios::client::Http;
 use xtask::scenarios::system::{Embedded, System};
 use xtask::scenarios::world;
 
@@ -24,6 +23,7 @@ use crate::drive::{Ack, Caller, Driven, audit, collect, drive};
 use crate::figure::{Check, Compare, Curve, Outcome, histogram, record};
 use crate::load::Posts;
 use crate::peers_es::{self, SQLITE_EVENTS_TABLE};
+use crate::rig::token;
 use crate::workload::{Assigns, Circle, Creates, HISTORY, handler, history_payloads, seed_histories};
 
 const CLIENTS: [usize; 3] = [1, 8, 64];
@@ -130,7 +130,7 @@ impl Part for AppendEmbedded {
             if bench.quick && clients == 8 {
                 continue;
             }
-            turn.ours(create(clients), vec![Creates { handler: handler.clone(), keyed: false }; clients], &own_log)?;
+            turn.ours(create(clients), vec![Creates::new(&handler, false); clients], &own_log)?;
             if bench.quick && clients == 1 {
                 continue;
             }
@@ -138,7 +138,7 @@ impl Part for AppendEmbedded {
             turn.peer(peer(clients), clients, SqliteSynchronous::Full)?;
         }
         if !bench.quick {
-            turn.ours(keyed(), vec![Creates { handler: handler.clone(), keyed: true }; 64], &own_log)?;
+            turn.ours(keyed(), vec![Creates::new(&handler, true); 64], &own_log)?;
             turn.peer(peer_stock(), 64, SqliteSynchronous::Normal)?;
         }
         turn.histories(&handler, &own_log)
@@ -162,9 +162,9 @@ impl Part for AppendEmbedded {
 }
 
 fn posts(bench: &Bench, system: &System, callers: usize) -> Result<Vec<Posts>> {
-    let http: Http = world::log_in(&system.http()?, world::ADMIN, world::PASSWORD)?;
+    let token = token(&system.url())?;
     let port = system.url().rsplit_once(':').and_then(|(_, port)| port.parse().ok()).context("no port")?;
-    bench.block(Posts::connect(&[port], callers, http.token().context("no token")?, false))
+    bench.block(Posts::connect(&[port], callers, &token, false))
 }
 
 /// What a round's runs have in common.
@@ -251,8 +251,7 @@ impl Turn<'_, '_> {
     fn histories(&mut self, handler: &Handler, own_log: &Path) -> Result<()> {
         let aggregates = self.bench.size(EXISTING, EXISTING_QUICK);
         let ids = self.bench.block(seed_histories(handler, aggregates))?;
-        let callers: Vec<Assigns> =
-            Circle::deal(ids, 64).into_iter().map(|ids| Assigns { handler: handler.clone(), ids }).collect();
+        let callers = Assigns::deal(handler, ids, 64);
         self.ours(existing(), callers, own_log)?;
 
         let name = peer_existing();

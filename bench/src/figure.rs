@@ -74,7 +74,6 @@ pub fn record(histogram: &mut Histogram<u64>, latency: Duration) {
 pub enum Stat {
     Value,
     P99,
-    Max,
 }
 
 impl Stat {
@@ -82,7 +81,6 @@ impl Stat {
         match self {
             Self::Value => Some(sample.value),
             Self::P99 => sample.p99_ms,
-            Self::Max => sample.max_ms,
         }
     }
 }

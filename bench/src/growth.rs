@@ -92,7 +92,7 @@ impl Part for Growth {
         let handler = bench.block(open(postgres, &self.password, &suffix))?;
         for size in &self.sizes {
             let head: u64 = postgres.sql(&database, "SELECT coalesce(max(position), 0) FROM events")?.parse()?;
-            let fillers = vec![Creates { handler: handler.clone(), keyed: false }; FILLERS];
+            let fillers = vec![Creates::filling(&handler); FILLERS];
             let filled = bench.block(fill(fillers, size.saturating_sub(head)));
             let added = stored(postgres, &database, &format!("position > {head}"))?;
             collect(&mut self.checks, audit("the log being filled, 256 callers", &filled, &added));
@@ -105,7 +105,7 @@ impl Part for Growth {
             round.measure(limit(*size), "commands/s", || pgbench::insert(postgres, dir, CALLERS, seconds))?;
             postgres.sql("postgres", "CHECKPOINT")?;
             let head: u64 = postgres.sql(&database, "SELECT max(position) FROM events")?.parse()?;
-            let callers = vec![Creates { handler: handler.clone(), keyed: false }; CALLERS];
+            let callers = vec![Creates::new(&handler, false); CALLERS];
             let mut driven = Driven::default();
             round.measure(ours(*size), "commands/s", || {
                 driven = bench.block(drive(callers, bench.run_time()));

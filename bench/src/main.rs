@@ -24,6 +24,7 @@ mod quiet;
 mod read;
 mod rebuild;
 mod report;
+mod rig;
 mod rows;
 mod size;
 mod tally;

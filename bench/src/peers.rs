@@ -18,7 +18,8 @@ use axum::routing::get;
 use bytes::Bytes;
 use redis::AsyncCommands;
 use rustix::process::Signal;
-use xtask::net::{accepts, free_port};
+use xtask::http;
+use xtask::net::{accepts, free_port, wait_until};
 use xtask::process::{Account, Program, find_program, private_dir, private_file};
 use xtask::servers::{Redis, Server};
 use xtask::workspace;
@@ -116,7 +117,21 @@ fn start_gunicorn(folder: &Path, redis: &str) -> Result<Server> {
         .args(["--chdir", utf8(&seed_folder())?, "--worker-tmp-dir", "/dev/shm"])
         .env("SEED_REDIS", format!("{redis}/0"))
         .env("PYTHONDONTWRITEBYTECODE", "1");
-    start(program, port, Signal::TERM)
+    let mut server = start(program, port, Signal::TERM)?;
+    // The port is open before either process has loaded the application: a row of answers says that both have.
+    server_answers(&mut server, 20)?;
+    Ok(server)
+}
+
+fn server_answers(server: &mut Server, times: usize) -> Result<()> {
+    let port = server.port();
+    for _ in 0..times {
+        wait_until("an answer of the seed", READY_WITHIN, || {
+            ensure!(server.crashed()?.is_none(), "the seed ended; see {}", server.log().display());
+            Ok(http::get(port, "/cached/body-2").is_ok_and(|answer| answer.status == 200))
+        })?;
+    }
+    Ok(())
 }
 
 /// As fast as its manual says: sendfile, an open file cache, no access log, connections to the upstreams kept.

@@ -234,7 +234,7 @@ impl Read {
             }
             self.beside_writes(bench, round, product, ready, connections, &token)?;
         }
-        self.from_redis(bench, round, product, ready)?;
+        self.in_redis(bench, round, product, ready)?;
         let units = product.portfolio.units();
         self.search(round, units, SEARCHERS, product.role_port("query-1")?)?;
         if !bench.quick {
@@ -324,7 +324,7 @@ impl Read {
     }
 
     /// A replica without the in-process tier, that runs only now.
-    fn from_redis(&mut self, bench: &Bench, round: &mut Round<'_>, product: &Product, ready: &Ready) -> Result<()> {
+    fn in_redis(&mut self, bench: &Bench, round: &mut Round<'_>, product: &Product, ready: &Ready) -> Result<()> {
         let replica = replica_without_memory(product)?;
         for connections in self.connections.clone() {
             for target in [&ready.list_20, &ready.list_2] {
@@ -344,7 +344,11 @@ impl Read {
         bench.block(warm(port, target))?;
         let time = bench.run_time();
         let folder = self.folder()?.to_owned();
-        let idle = transactions_during(product, || Ok(std::thread::sleep(time)))?.0;
+        let idle = transactions_during(product, || {
+            std::thread::sleep(time);
+            Ok(())
+        })?
+        .0;
         for (what, load) in [("hits", target.load(port, 32)), ("304s", target.load(port, 32).header("If-None-Match", "*"))] {
             let (busy, counted) = transactions_during(product, || wrk::run(&load, time, &folder))?;
             let extra = busy.saturating_sub(idle);

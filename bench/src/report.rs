@@ -156,3 +156,59 @@ impl Run<'_> {
 fn escape(text: &str) -> String {
     text.replace('|', "\\|").replace('\n', " ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::figure::{Check, Compare};
+
+    #[test]
+    fn a_page_tells_targets_disturbance_and_what_was_wrong() {
+        let sample = |name: &str, value, foreign_cores| Sample {
+            part: "p",
+            name: name.to_owned(),
+            value,
+            unit: "x/s",
+            p50_ms: Some(1.0),
+            p99_ms: Some(2.0),
+            max_ms: None,
+            round: 0,
+            foreign_cores,
+        };
+        let lost = Check { what: "acknowledged".to_owned(), count: 7, wrong: vec!["1 lost".to_owned()] };
+        let part = Finished {
+            name: "p",
+            compares: vec![Compare::ratio("ours", "limit").at_least(4.0), Compare::ratio("ours", "peer").at_least(2.0)],
+            curves: vec![],
+            checks: vec![lost],
+            notes: vec!["A note.".to_owned()],
+            failure: None,
+        };
+        let samples = [sample("ours", 30.0, 0.0), sample("limit", 10.0, 0.9), sample("peer", 10.0, 0.0)];
+        let run = Run {
+            command: "cargo xtask bench".to_owned(),
+            quick: false,
+            rounds: 1,
+            date: "2026-01-01".to_owned(),
+            machine: Machine::ask(),
+            parts: &[part],
+            samples: &samples,
+        };
+        let dir = tempfile::tempdir().expect("a folder");
+        run.write(dir.path()).expect("writes");
+        let page = fs::read_to_string(dir.path().join("README.md")).expect("is there");
+        for told in
+            ["1 of 2 targets met", "1 failed", "1 figures were taken while", "3.00 ~", "| ≥ 4 | NO |", "1 lost", "A note."]
+        {
+            assert!(page.contains(told), "no {told:?} in {page}");
+        }
+        let svg = fs::read_to_string(dir.path().join("p-ratios.svg")).expect("is there");
+        assert!(svg.contains("ours ÷ limit") && svg.contains("3.00"), "{svg}");
+        let json: Value =
+            serde_json::from_str(&fs::read_to_string(dir.path().join("figures.json")).expect("is there")).expect("JSON");
+        assert_eq!(
+            (&json["parts"][0]["ratios"][0]["met"], &json["parts"][0]["ratios"][0]["disturbed"]),
+            (&json!(false), &json!(true))
+        );
+    }
+}

@@ -106,7 +106,7 @@ fn row(part: &'static str, compare: &Compare, samples: &[Sample]) -> Option<Row>
     let value = |sample: &Sample| compare.stat.of(sample);
     let unit = match compare.stat {
         Stat::Value => ours.first()?.unit,
-        Stat::P99 | Stat::Max => "ms",
+        Stat::P99 => "ms",
     };
     let ratio_of = |sample: &&Sample| {
         let beside = theirs.iter().find(|other| other.round == sample.round)?;

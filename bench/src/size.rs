@@ -14,7 +14,6 @@ use anyhow::{Context, Result, bail};
 use ports::SystemClock;
 use xtask::http;
 use xtask::net::wait_until;
-use xtask::scenarios::client::Http;
 use xtask::scenarios::system::{Embedded, System};
 use xtask::scenarios::world;
 use xtask::stack::{Options, ROLES, Stack};
@@ -24,6 +23,7 @@ use crate::drive::{audit, collect, drive, fill};
 use crate::figure::{Check, Compare, Outcome};
 use crate::load::{Gets, Posts};
 use crate::quiet;
+use crate::rig::token;
 use crate::rows::number;
 use crate::workload::{Creates, handler, postgres_handler};
 
@@ -105,7 +105,7 @@ impl Size {
         let server = PostgresServer::new(&stack.postgres.address(), "casitas_command", &stack.secret("db_command")?)?;
         let filled = bench.block(async {
             let handler = postgres_handler(&server);
-            fill(vec![Creates { handler, keyed: false }; 256], events).await
+            fill(vec![Creates::filling(&handler); 256], events).await
         });
         let stored = crate::append::stored(&stack.postgres, "units_db", "aggregate_type = 'property'")?;
         collect(&mut self.checks, audit("the log being filled, 256 callers", &filled, &stored));
@@ -123,8 +123,7 @@ impl Size {
     fn loaded(&mut self, bench: &Bench, round: &mut Round<'_>, mut system: System) -> Result<()> {
         let stack = system.stack()?;
         let (commands, queries) = (stack.role("command-api")?.port(), stack.role("query-1")?.port());
-        let http: Http = world::log_in(&Http::new(&format!("http://127.0.0.1:{commands}"))?, world::ADMIN, world::PASSWORD)?;
-        let token = http.token().context("no token")?.to_owned();
+        let token = token(&format!("http://127.0.0.1:{commands}"))?;
         let pids = pids(stack)?;
         let over = Arc::new(AtomicBool::new(false));
         let watcher = {
@@ -166,7 +165,7 @@ impl Size {
             let folder = DataFolder::open(embedded.data_dir())?;
             let log = folder.log(domain::Context::Units, Arc::new(SystemClock)).await?;
             let handler = handler(Arc::new(log));
-            anyhow::Ok(fill(vec![Creates { handler, keyed: false }; 256], events).await)
+            anyhow::Ok(fill(vec![Creates::filling(&handler); 256], events).await)
         })?;
         let stored = bench.block(crate::embedded::stored(&embedded.data_dir().join(crate::embedded::LOG), "true"))?;
         collect(&mut self.checks, audit("the embedded log being filled, 256 callers", &filled, &stored));

@@ -46,7 +46,7 @@ pub fn serve() -> Result<()> {
     let runtime = runtime()?;
     let server = PostgresServer::new(&orders.address, &orders.user, &orders.password)?;
     let driven = runtime.block_on(async {
-        let callers = vec![Creates { handler: postgres_handler(&server), keyed: false }; orders.callers];
+        let callers = vec![Creates::new(&postgres_handler(&server), false); orders.callers];
         println!("{READY}");
         // Blocks this thread only; nothing runs yet.
         lines.next().context("no word to go")??;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use adapters::inprocess::InProcessHints;
 use adapters::postgres::{PostgresLog, PostgresServer};
@@ -17,21 +18,21 @@ use crate::drive::{Ack, Caller};
 /// The history that an existing aggregate has when a run begins.
 pub const HISTORY: usize = 20;
 
-/// A create whose event is about 290 bytes of JSON; `marker` is its only owner.
+/// A create whose event is about 300 bytes of JSON; `marker` is its only owner.
 pub fn registration(id: Uuid, marker: Uuid) -> RegisterProperty {
     RegisterProperty {
         property_id: PropertyId(id),
         name: "Elm House".into(),
         property_type: PropertyType::Condominium,
         address: Address {
-            line1: "1 Elm Street".into(),
+            line1: "1 Elm St".into(),
             line2: None,
             city: "Bogota".into(),
             region: None,
             postal_code: None,
             country: "CO".into(),
         },
-        time_zone: "America/Bogota".into(),
+        time_zone: "Etc/UTC".into(),
         currency: currency(),
         jurisdiction: "CO".into(),
         owners: vec![OwnerShare { party_id: PartyId(marker), share_bp: 10_000 }],
@@ -88,20 +89,38 @@ pub fn postgres_handler(server: &PostgresServer) -> Handler {
     handler(Arc::new(PostgresLog::connect(Context::Units, server)))
 }
 
+const ACTOR: &str = "user:01890000-0000-7000-8000-000000000001";
+/// What only prepares a run may take as long as a busy machine needs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Registers a property at each call.
 #[derive(Clone)]
 pub struct Creates {
-    pub handler: Handler,
-    pub keyed: bool,
+    handler: Handler,
+    keyed: bool,
+    timeout: Duration,
+}
+
+impl Creates {
+    /// As a caller of the API sends them.
+    pub fn new(handler: &Handler, keyed: bool) -> Self {
+        Self { handler: handler.clone(), keyed, timeout: Issue::TIMEOUT }
+    }
+
+    /// To fill a log.
+    pub fn filling(handler: &Handler) -> Self {
+        Self { timeout: PATIENCE, ..Self::new(handler, false) }
+    }
 }
 
 impl Caller for Creates {
     async fn call(&mut self) -> Result<Ack, String> {
         let ack = Ack { aggregate: Uuid::now_v7(), marker: Uuid::now_v7() };
-        let mut issue = Issue::by("user:01890000-0000-7000-8000-000000000001");
+        let mut issue = Issue::by(ACTOR);
+        issue.timeout = self.timeout;
         if self.keyed {
             issue.key = Some(Key {
-                scope: "user:01890000-0000-7000-8000-000000000001 POST /properties".to_owned(),
+                scope: format!("{ACTOR} POST /properties"),
                 key: ack.marker.to_string(),
                 // As long as the SHA-256 of a request.
                 request_hash: format!("{:032x}{:032x}", ack.marker.as_u128(), ack.aggregate.as_u128()),
@@ -118,15 +137,26 @@ impl Caller for Creates {
 /// Names the owners of one property after the other, in a circle that it shares with no other caller.
 #[derive(Clone)]
 pub struct Assigns {
-    pub handler: Handler,
-    pub ids: Circle,
+    handler: Handler,
+    ids: Circle,
+    timeout: Duration,
+}
+
+impl Assigns {
+    /// A caller for each circle.
+    pub fn deal(handler: &Handler, ids: Vec<Uuid>, callers: usize) -> Vec<Self> {
+        let circles = Circle::deal(ids, callers).into_iter();
+        circles.map(|ids| Self { handler: handler.clone(), ids, timeout: Issue::TIMEOUT }).collect()
+    }
 }
 
 impl Caller for Assigns {
     async fn call(&mut self) -> Result<Ack, String> {
         let ack = Ack { aggregate: self.ids.next(), marker: Uuid::now_v7() };
         let steps = [step::<Property>(ack.aggregate.to_string(), assign(ack.marker))];
-        let done = self.handler.execute(&Issue::by("user:01890000-0000-7000-8000-000000000001"), &steps).await;
+        let mut issue = Issue::by(ACTOR);
+        issue.timeout = self.timeout;
+        let done = self.handler.execute(&issue, &steps).await;
         done.map(|_| ack).map_err(|error| error.to_string())
     }
 }
@@ -163,12 +193,11 @@ impl Circle {
 /// When a command fails.
 pub async fn seed_histories(handler: &Handler, aggregates: usize) -> anyhow::Result<Vec<Uuid>> {
     let callers = 256.min(aggregates.max(1));
-    let made =
-        crate::drive::fill(vec![Creates { handler: handler.clone(), keyed: false }; callers], aggregates as u64).await;
+    let made = crate::drive::fill(vec![Creates::filling(handler); callers], aggregates as u64).await;
     anyhow::ensure!(made.errors.is_empty(), "seeding: {:?}", made.errors.first());
     let ids: Vec<Uuid> = made.acks.iter().map(|ack| ack.aggregate).collect();
-    let circles = Circle::deal(ids.clone(), callers);
-    let callers: Vec<Assigns> = circles.into_iter().map(|ids| Assigns { handler: handler.clone(), ids }).collect();
+    let mut callers = Assigns::deal(handler, ids.clone(), callers);
+    callers.iter_mut().for_each(|caller| caller.timeout = PATIENCE);
     // Every circle goes round whole: as many aggregates as are a multiple of the callers.
     let again = crate::drive::fill(callers, (ids.len() * (HISTORY - 1)) as u64).await;
     anyhow::ensure!(again.errors.is_empty(), "seeding: {:?}", again.errors.first());
@@ -187,7 +216,7 @@ mod tests {
     #[test]
     fn what_is_stored_is_as_long_as_the_limits_rows() {
         let (first, later) = history_payloads(Uuid::now_v7());
-        assert!((290..=310).contains(&first.len()), "{} {first}", first.len());
+        assert!((293..=320).contains(&first.len()), "{} {first}", first.len());
         assert!((240..=310).contains(&later.len()), "{} {later}", later.len());
     }
 

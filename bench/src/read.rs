@@ -146,8 +146,10 @@ impl Read {
         let after = sources(load.port)?;
         let rise = |label: &str| after.get(label).unwrap_or(&0) - before.get(label).unwrap_or(&0);
         let others: u64 = after.keys().filter(|label| *label != tier).map(|label| rise(label)).sum();
-        // A first answer may have to be fetched; the caller's own look-up is a read too.
-        let wrong = (others * 1_000 > counted.requests || rise(tier) < counted.requests)
+        // All connections share one computation when a late change of the writes before is folded; the caller's own look-up is
+        // a read too.
+        let shared = 2 * u64::from(load.connections);
+        let wrong = (others > counted.requests / 1_000 + shared || rise(tier) < counted.requests)
             .then(|| format!("{name}: {} of {} by {tier}, {others} by others", rise(tier), counted.requests));
         self.tally.add(SOURCES, counted.requests, wrong);
         Ok(counted)
@@ -278,7 +280,11 @@ impl Read {
         if !bench.quick {
             self.run(round, named("nginx, axum constant"), &peer(front, format!("/constant/{}", target.peer)), expect)?;
         }
-        self.run(round, named("seed"), &peer(front, format!("/cached/{}", target.peer)), expect)?;
+        let seed = peer(front, format!("/cached/{}", target.peer));
+        // A first burst of connections after a rest was seen not to be answered within a second; whatever holds gunicorn up
+        // then is not counted against the seed.
+        let _ = wrk::run(&seed, Duration::from_secs(1), self.folder()?);
+        self.run(round, named("seed"), &seed, expect)?;
         Ok(())
     }
 

@@ -39,7 +39,7 @@ fn wanted_for_bench() -> Wanted {
 /// # Errors
 /// When something is missing and cannot be installed: it names the packages, and how to install them by hand.
 pub fn install_missing() -> Result<()> {
-    install(wanted)
+    install_all(wanted)
 }
 
 /// The same with what only the benchmark needs.
@@ -47,10 +47,10 @@ pub fn install_missing() -> Result<()> {
 /// # Errors
 /// As `install_missing`.
 pub fn install_for_bench() -> Result<()> {
-    install(wanted_for_bench)
+    install_all(wanted_for_bench)
 }
 
-fn install(wanted: fn() -> Wanted) -> Result<()> {
+fn install_all(wanted: fn() -> Wanted) -> Result<()> {
     let missing: Vec<&str> = wanted().into_iter().filter(|(_, there)| !there).map(|(name, _)| name).collect();
     if missing.is_empty() {
         return Ok(());

@@ -1,6 +1,6 @@
 //! The event log of one context in its Postgres database.
 
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
 use async_trait::async_trait;
 use cqrs_es::persist::{PersistedEventRepository, SerializedEvent};
@@ -11,13 +11,17 @@ use ports::{
 use postgres_es::PostgresEventRepository;
 use serde_json::value::RawValue;
 use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{Decode, PgPool, Postgres, Row, Type};
+use sqlx::{ConnectOptions, Connection, Decode, PgPool, Postgres, Row, Type};
+use tokio::time::Instant;
 
 use super::append::{Arrays, outcomes};
 use super::claims::Claims;
 use super::errors::{Call, DEADLINE, map_load, within};
-use super::pool::{PostgresServer, acquire};
+use super::pool::{PostgresServer, TRUSTED_IDLE, acquire};
 use crate::stored::{READ_MAX, check_batch, check_dense, from_micros, signed, unsigned};
+
+/// As many as an appender has calls under way.
+const WRITERS_KEPT: usize = 2;
 
 const READ: &str = "SELECT position, event_id, aggregate_type, aggregate_id, sequence, event_type, event_version,
     payload::text AS payload, effective_on::text AS effective_on,
@@ -37,6 +41,9 @@ pub struct PostgresLog {
     what: String,
     server: PostgresServer,
     connected: RwLock<Arc<Connected>>,
+    /// Connections that only append, and since when each is idle. Not the pool's: sqlx asks a connection whether it lives each
+    /// time it goes back, which would double the round trips of a commit.
+    writers: Mutex<Vec<(PgConnection, Instant)>>,
     pub(super) claims: Claims,
 }
 
@@ -60,6 +67,7 @@ impl PostgresLog {
             context,
             claims: Claims::new(what.clone(), server.options(&server.log_database(context))),
             connected: RwLock::new(Connected::lazily(server, context)),
+            writers: Mutex::default(),
             server: server.clone(),
             what,
         }
@@ -76,6 +84,21 @@ impl PostgresLog {
         if Arc::ptr_eq(&connected, stuck) {
             *connected = Connected::lazily(&self.server, self.context);
         }
+    }
+
+    /// A connection to append with. Nothing was sent yet, so failing here is plain `Unavailable`.
+    async fn writer(&self) -> Result<PgConnection> {
+        let idle = self.writers().pop();
+        if let Some((mut connection, since)) = idle
+            && (since.elapsed() < TRUSTED_IDLE || within(&self.what, Call::Read, connection.ping()).await.is_ok())
+        {
+            return Ok(connection);
+        }
+        within(&self.what, Call::Read, self.server.log_options(self.context).connect()).await
+    }
+
+    fn writers(&self) -> MutexGuard<'_, Vec<(PgConnection, Instant)>> {
+        self.writers.lock().expect("the lock is never poisoned: nothing under it panics")
     }
 
     /// One call on one connection. A connection whose call did not end in time is closed, not used again.
@@ -163,8 +186,16 @@ impl EventLog for PostgresLog {
             return Ok(Vec::new());
         }
         let arrays = Arrays::of(batch)?;
-        let rows = self.run(Call::Write, async |connection| arrays.query().fetch_all(connection).await).await?;
-        outcomes(batch, &rows)
+        let mut writer = self.writer().await?;
+        let rows = within(&self.what, Call::Write, arrays.query().fetch_all(&mut writer)).await;
+        // A connection that did not answer is closed, not used again.
+        if !matches!(rows, Err(Error::Unavailable { .. } | Error::UnknownOutcome { .. })) {
+            let mut writers = self.writers();
+            if writers.len() < WRITERS_KEPT {
+                writers.push((writer, Instant::now()));
+            }
+        }
+        outcomes(batch, &rows?)
     }
 
     async fn read(&self, after: Position, limit: usize) -> Result<Vec<Recorded>> {

@@ -16,7 +16,7 @@ pub const VIEWS_DATABASE: &str = "views_db";
 
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection idle for longer is asked whether it still lives before it is used.
-const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+pub(super) const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const DEFAULT_CONNECTIONS: u32 = 4;
 
@@ -90,11 +90,15 @@ impl PostgresServer {
             .disable_statement_logging()
     }
 
-    /// The pool of a log, whose few statements are prepared once and always go through an index: their plans are kept, and made
+    /// For a log, whose few statements are prepared once and always go through an index: their plans are kept, and made
     /// without regard to how small the tables were then.
-    pub(super) fn log_pool(&self, context: Context) -> PgPool {
+    pub(super) fn log_options(&self, context: Context) -> PgConnectOptions {
         let options = self.options(&self.log_database(context));
-        self.pool_of(options.options([("enable_seqscan", "off"), ("plan_cache_mode", "force_generic_plan")]))
+        options.options([("enable_seqscan", "off"), ("plan_cache_mode", "force_generic_plan")])
+    }
+
+    pub(super) fn log_pool(&self, context: Context) -> PgPool {
+        self.pool_of(self.log_options(context))
     }
 
     pub(super) fn pool(&self, database: &str) -> PgPool {

@@ -22,8 +22,8 @@ use crate::api::problem;
 use crate::command::Command;
 use crate::reply::{CommandOut, Reply};
 
-/// How long `send` waits for the reservation's outcome before it answers 202 (domain.md 2.2).
-const SEND_WAIT: Duration = Duration::from_millis(2_000);
+/// How long `send` takes in all before it answers 202 without the reservation's outcome (domain.md 2.2: up to two seconds).
+const SEND_WAIT: Duration = Duration::from_millis(1_900);
 const SEND_POLL: Duration = Duration::from_millis(50);
 
 /// What the lease takes over from its unit.
@@ -82,6 +82,7 @@ pub async fn send_lease(
     Path(id): Path<Uuid>,
     command: Command<WriteLeases, SendIn>,
 ) -> Result<Response, Problem> {
+    let deadline = Instant::now() + SEND_WAIT;
     let body = command.body;
     let document = api.handler().load::<Document>(body.document_id.to_string()).await.map_err(problem)?;
     let document_sha256 =
@@ -94,7 +95,7 @@ pub async fn send_lease(
     let mut hints = api.hints().subscribe();
     let executed = api.execute(&command.issue, vec![step::<Lease>(id.to_string(), send)]).await?;
     let sequence = executed.done.version;
-    match outcome(&api, id, sequence, &mut *hints).await? {
+    match outcome(&api, id, sequence, deadline, &mut *hints).await? {
         SendOutcome::Sent => Ok(Reply::changed(id, executed).into_response()),
         SendOutcome::Refused(refused) => Err(refused),
         SendOutcome::UnderWay => Ok(Reply::accepted(id, executed, |id| format!("/leases/{id}")).into_response()),
@@ -108,8 +109,13 @@ enum SendOutcome {
 }
 
 /// Waits until the move-in process has moved the lease on from the send request at `sequence`.
-async fn outcome(api: &Api, id: Uuid, sequence: u64, hints: &mut dyn HintStream) -> Result<SendOutcome, Problem> {
-    let deadline = Instant::now() + SEND_WAIT;
+async fn outcome(
+    api: &Api,
+    id: Uuid,
+    sequence: u64,
+    deadline: Instant,
+    hints: &mut dyn HintStream,
+) -> Result<SendOutcome, Problem> {
     loop {
         let lease = api.handler().load::<Lease>(id.to_string()).await.map_err(problem)?;
         match lease.state.state() {

@@ -1,7 +1,7 @@
 //! Executes commands.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,7 +104,8 @@ struct Shared {
     appenders: HashMap<Context, Appender>,
     in_flight: InFlight,
     stripes: Vec<Mutex<()>>,
-    hasher: RandomState,
+    /// Without a random seed, so that a simulated history can be played again; a collision only makes two streams take turns.
+    hasher: BuildHasherDefault<DefaultHasher>,
 }
 
 impl Handler {
@@ -117,7 +118,7 @@ impl Handler {
             appenders,
             in_flight: InFlight::default(),
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::new(),
+            hasher: BuildHasherDefault::default(),
         }))
     }
 

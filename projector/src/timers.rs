@@ -127,7 +127,9 @@ impl Timer {
                     continue;
                 }
             };
+            // Biased only so that a simulated history can be played again.
             tokio::select! {
+                biased;
                 () = self.shutdown.cancelled() => {}
                 () = hinted(&mut hints, Topic::Views) => {
                     pause(&self.shutdown, PAUSE_MIN).await;

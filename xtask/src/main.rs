@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use xtask::scenarios::{self, Row, Size, SuiteOptions};
 use xtask::stack::{Options, Stack};
 use xtask::workspace::Profile;
-use xtask::{packages, servers, test, tidy};
+use xtask::{packages, servers, test, tidy, workspace};
 
 /// How often the running stack is looked over for crashed parts.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
@@ -28,6 +28,12 @@ enum Verb {
     Test,
     /// The end-to-end scenarios at their full sizes, as a table of what was counted; exits with 1 if one fails
     Verify(Verify),
+    /// Deterministic simulation over the in-memory adapters: seeds, each a whole history; `simulate --help` lists its options
+    #[command(disable_help_flag = true)]
+    Simulate {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// The whole distributed system on free loopback ports
     Stack {
         #[command(subcommand)]
@@ -141,6 +147,7 @@ fn main() -> ExitCode {
         Verb::Verify(verify) => run_verify(verify),
         Verb::Stack { verb: StackVerb::Up(up) } => stack_up(&up.options()),
         Verb::Tidy => run_tidy(),
+        Verb::Simulate { arguments } => simulate(&arguments),
         Verb::Install => packages::install_missing().map(|()| true),
     };
     match outcome {
@@ -169,6 +176,13 @@ fn run_verify(verify: Verify) -> Result<bool> {
     let failed = rows.iter().filter(|row| !row.passed).count();
     println!("{} passed, {failed} failed", rows.len() - failed);
     Ok(failed == 0)
+}
+
+/// Built and run by cargo, so that xtask itself does not depend on the product.
+fn simulate(arguments: &[String]) -> Result<bool> {
+    let mut run = workspace::cargo();
+    run.args(["run", "--quiet", "--package", "simulation", "--"]).args(arguments);
+    Ok(run.status().context("cargo could not be started")?.success())
 }
 
 fn run_tidy() -> Result<bool> {

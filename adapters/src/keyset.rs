@@ -37,6 +37,17 @@ pub(crate) fn column(field: &str) -> Result<String> {
     Ok(format!("f_{}", name(field)?))
 }
 
+/// The columns of a field's index. The first field's carries the others, so that they are compared in the index.
+pub(crate) fn index_columns(spec: &ModelSpec, place: usize, nulls: &str) -> Result<String> {
+    let mut columns = format!("{}{nulls}, key", column(spec.fields[place].name)?);
+    if place == 0 {
+        for field in &spec.fields[1..] {
+            columns.push_str(&format!(", {}", column(field.name)?));
+        }
+    }
+    Ok(columns)
+}
+
 /// The shape of a generation's table, stored beside it: a changed shape without a raised fold version is noticed.
 pub(crate) fn shape(spec: &ModelSpec) -> String {
     let fields = spec.fields.iter().map(|field| match field.kind {

@@ -12,6 +12,7 @@ mod log;
 mod migrate;
 mod pool;
 mod snapshot;
+mod streams;
 mod views;
 
 pub use log::PostgresLog;

@@ -8,6 +8,7 @@ mod folder;
 mod followers;
 mod log;
 mod snapshot;
+mod streams;
 mod views;
 
 pub use folder::DataFolder;

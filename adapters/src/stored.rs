@@ -1,9 +1,10 @@
 //! What every adapter of the event log has in common: the checks of a batch and of a stretch that was read.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use domain::{Context, Timestamp};
-use ports::{AppendRequest, Error, Position, Recorded, Result};
+use cqrs_es::persist::SerializedEvent;
+use domain::{Context, StreamId, Timestamp};
+use ports::{AppendRequest, Error, Position, Recorded, Result, StreamEvents};
 
 /// The most events that one `read` answers, whatever its caller asks for.
 pub(crate) const READ_MAX: usize = 10_000;
@@ -46,6 +47,42 @@ pub(crate) fn check_dense(context: Context, after: Position, events: &[Recorded]
         }
     }
     Ok(())
+}
+
+/// The shape in which cqrs-es knows an event.
+pub(crate) fn serialized(event: &Recorded) -> Result<SerializedEvent> {
+    Ok(SerializedEvent::new(
+        event.stream.id.clone(),
+        event.sequence as usize,
+        event.stream.kind.as_str().to_owned(),
+        event.event_type.clone(),
+        event.event_version.clone(),
+        event.decode()?,
+        serde_json::Value::Object(serde_json::Map::new()),
+    ))
+}
+
+/// Streams that were asked for, each once.
+pub(crate) fn distinct(streams: &[StreamId]) -> Vec<&StreamId> {
+    let mut seen = HashSet::with_capacity(streams.len());
+    streams.iter().filter(|stream| seen.insert(*stream)).collect()
+}
+
+/// The events of [`distinct`] streams, in order within each, as an answer to each stream that was asked for.
+pub(crate) fn by_stream(streams: &[StreamId], events: &[Recorded]) -> Result<Vec<StreamEvents>> {
+    let mut found: HashMap<&StreamId, StreamEvents> = HashMap::with_capacity(streams.len());
+    for event in events {
+        let stream = found.entry(&event.stream).or_default();
+        stream.origin.get_or_insert_with(|| (event.event_id, event.metadata.clone()));
+        stream.events.push(serialized(event)?);
+    }
+    let mut answers: Vec<StreamEvents> = Vec::with_capacity(streams.len());
+    for stream in streams {
+        let earlier = || streams.iter().position(|other| other == stream).and_then(|place| answers.get(place)).cloned();
+        let answer = found.remove(stream).or_else(earlier).unwrap_or_default();
+        answers.push(answer);
+    }
+    Ok(answers)
 }
 
 /// Microseconds since the epoch, as stored; so that a value read back equals the one that was answered.

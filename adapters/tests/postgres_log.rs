@@ -115,7 +115,7 @@ async fn positions_are_not_given_out_in_a_transaction_with_an_old_snapshot() {
     let cluster = Cluster::with_logs(UNITS).await;
     let mut writer = cluster.connect("casitas_command", "units_db").await;
     writer.execute("BEGIN ISOLATION LEVEL REPEATABLE READ").await.expect("begun");
-    let call = format!("SELECT * FROM casitas_append({})", vec!["'{}'"; 25].join(", "));
+    let call = format!("SELECT * FROM casitas_append({})", vec!["'{}'"; 27].join(", "));
     let refused = writer.execute(call.as_str()).await.expect_err("refused").to_string();
     assert!(refused.contains("read committed"), "{refused}");
 }

@@ -5,9 +5,13 @@ mod weather;
 
 use adapters::postgres::PostgresViews;
 use cluster::Cluster;
+use domain::PropertyId;
 use ports::conformance::views as view;
-use ports::{Error, ViewStore, conformance, conformance_spec};
+use ports::{Error, FieldValue, Select, ViewStore, conformance, conformance_spec};
+use read_models::available_units::{self, AvailableUnitsFilter};
+use serde_json::Value;
 use sqlx::Executor;
+use uuid::Uuid;
 use weather::{Proxy, Weather, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -92,6 +96,65 @@ async fn filters_and_order_are_served_by_an_index() {
             sqlx::query_scalar(&format!("EXPLAIN {sql}")).fetch_all(&mut owner).await.expect("explained");
         let plan = plan.join("\n");
         assert!(plan.contains(index) && !plan.contains("Sort"), "{sql}\n{plan}");
+    }
+}
+
+/// Pages that a plan touched, and whether it read a whole table.
+fn cost(plan: &Value) -> (u64, bool) {
+    let top = &plan[0]["Plan"];
+    let pages = |name: &str| top[name].as_u64().expect("a count of pages");
+    (pages("Shared Hit Blocks") + pages("Shared Read Blocks"), plan.to_string().contains("Seq Scan"))
+}
+
+#[tokio::test]
+async fn a_search_among_100_000_units_reads_few_of_them_whatever_is_asked_for() {
+    let cluster = Cluster::with_views().await;
+    let views = cluster.views();
+    views.prepare(&[&available_units::SPEC]).await.expect("prepared");
+    let mut owner = cluster.connect("casitas_owner", "views_db").await;
+    // Every other one is not listed and so has no price. 200 cities, 2,000 properties, rents of 500 to 3,500.
+    let filled =
+        "INSERT INTO v_available_units_1 (key, doc, f_price_low, f_price_high, f_currency, f_bedrooms, f_bathrooms_x2,
+            f_area_m2, f_city, f_property_id)
+        SELECT md5(i::text)::uuid::text, json_build_object('unit', repeat('x', 1200)), CASE WHEN i % 2 = 1 THEN rent END,
+            CASE WHEN i % 2 = 1 THEN rent + 5000 END, 'USD', i % 5, 2 + i % 4, 30 + (i * 7) % 150, 'city' || (i % 200),
+            md5((i / 50)::text)::uuid::text
+          FROM (SELECT i, 50000 + ((i * 7919) % 3000) * 100 AS rent FROM generate_series(1, 100000) i) s";
+    owner.execute(filled).await.expect("filled");
+    owner.execute("VACUUM ANALYZE v_available_units_1").await.expect("analysed");
+    let pages: i64 = sqlx::query_scalar("SELECT pg_relation_size('v_available_units_1') / 8192")
+        .fetch_one(&mut owner)
+        .await
+        .expect("a size");
+    let property: Uuid = sqlx::query_scalar("SELECT md5('77')::uuid").fetch_one(&mut owner).await.expect("an id");
+    let all = AvailableUnitsFilter::default;
+    let half = |text: &str| serde_json::from_str(text).expect("a number of bathrooms");
+    for filter in [
+        all(),
+        AvailableUnitsFilter { city: Some("City77".into()), ..all() },
+        AvailableUnitsFilter { property_id: Some(PropertyId(property)), ..all() },
+        AvailableUnitsFilter { max_price: Some(60_000), ..all() },
+        AvailableUnitsFilter { min_price: Some(200_000), max_price: Some(210_000), ..all() },
+        AvailableUnitsFilter { min_price: Some(345_000), ..all() },
+        AvailableUnitsFilter { bedrooms: Some(3), ..all() },
+        AvailableUnitsFilter { bedrooms: Some(9), ..all() },
+        AvailableUnitsFilter { min_bedrooms: Some(4), ..all() },
+        AvailableUnitsFilter { bathrooms: Some(half("1.5")), bedrooms: Some(3), min_area: Some(170), ..all() },
+        AvailableUnitsFilter { min_area: Some(179), city: Some("city77".into()), ..all() },
+    ] {
+        let mut select = Select {
+            model: available_units::SPEC.name,
+            filters: filter.filters(),
+            order: available_units::CHEAPEST_FIRST,
+            after: None,
+            limit: 64,
+        };
+        for after in [None, Some((FieldValue::Int(250_000), "8".to_owned()))] {
+            select.after = after;
+            let plan = views.plan(&select).await.expect("a plan");
+            let (touched, whole) = cost(&plan);
+            assert!(!whole && touched * 10 < pages as u64, "{touched} of {pages} pages for {select:?}\n{plan:#}");
+        }
     }
 }
 

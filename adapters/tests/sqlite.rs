@@ -51,6 +51,31 @@ async fn the_views_keep_the_contract() {
 }
 
 #[tokio::test]
+async fn the_search_for_units_begins_at_the_cheapest_and_needs_no_sorting() {
+    let lab = Lab::new();
+    let views = lab.folder.views().await.expect("the views");
+    views.prepare(&[&read_models::available_units::SPEC]).await.expect("prepared");
+    let mut connection = lab.meddle("views.sqlite").await;
+    for (filter, found) in [
+        ("", "_1 (f_price_low>?)"),
+        ("AND f_price_low <= 9 AND f_price_high >= 5", "_1 (f_price_low>? AND f_price_low<?)"),
+        ("AND f_price_high >= 5", "_1 (f_price_low>?)"),
+        ("AND f_city = 'lima'", "(f_city=?)"),
+        ("AND f_property_id = 'x' AND f_area_m2 >= 50", "(f_property_id=?)"),
+    ] {
+        let sql = format!(
+            "EXPLAIN QUERY PLAN SELECT key, doc FROM v_available_units_1 WHERE f_price_low >= 0 {filter}
+              ORDER BY f_price_low ASC NULLS FIRST, key ASC LIMIT 64"
+        );
+        let rows = sqlx::query(&sql).fetch_all(&mut connection).await.expect("explained");
+        let plan: Vec<String> = rows.iter().map(|row| sqlx::Row::get(row, "detail")).collect();
+        let plan = plan.join("\n");
+        assert!(plan.contains("SEARCH") && plan.contains(found), "{sql}\n{plan}");
+        assert_eq!(plan.contains("TEMP B-TREE"), !found.starts_with("_1"), "{sql}\n{plan}");
+    }
+}
+
+#[tokio::test]
 async fn a_folder_is_held_by_one_process_and_freed_with_its_last_store() {
     let Lab { root, folder } = Lab::new();
     let path = root.path().join("data");

@@ -57,9 +57,9 @@ pub struct Settings {
     /// The in-process cache tier.
     #[arg(long, env = "CASITAS_MEMORY_CACHE", value_enum, default_value = "on", global = true)]
     pub memory_cache: Switch,
-    /// Reports that a worker renders at once.
-    #[arg(long, env = "CASITAS_WORKER_SLOTS", default_value_t = 2, global = true)]
-    pub worker_slots: usize,
+    /// Reports that a worker works on at once (default 8, embedded 2); the projector must be told the same number.
+    #[arg(long, env = "CASITAS_WORKER_SLOTS", global = true)]
+    pub worker_slots: Option<usize>,
     /// Test aid: delays every projection batch.
     #[arg(long, env = "CASITAS_PROJECTOR_DELAY_MS", default_value_t = 0, hide = true, global = true)]
     pub projector_delay_ms: u64,
@@ -77,6 +77,12 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Embedded, renderings share the few readers of the views with the API.
+    pub fn slots(&self) -> usize {
+        let default = if self.postgres.is_some() { report_worker::WorkerConfig::SLOTS } else { 2 };
+        self.worker_slots.unwrap_or(default)
+    }
+
     pub fn is_distributed(&self) -> bool {
         self.postgres.is_some()
     }

@@ -179,6 +179,13 @@ impl Platform {
         );
         let (user, secret) = role.database_user();
         let server = PostgresServer::new(address, user, &secrets.read(secret)?).map_err(chained)?;
+        let server = match role {
+            // Models fold beside each other.
+            Role::Projector => server.with_connections(8),
+            // Each rendering holds a connection while it reads; two more ask how far the views are.
+            Role::ReportWorker => server.with_connections((settings.slots() as u32).clamp(2, 30) + 2),
+            _ => server,
+        };
         let logs: Vec<Arc<dyn EventLog>> = match role {
             Role::QueryApi => vec![],
             _ => Context::ALL

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use async_trait::async_trait;
-use axum::Router;
+use axum::extract::Request;
+use axum::{Router, ServiceExt};
 use command_api::{Api, ApiConfig};
 use projector::{HotCollections, Projector};
 use query_api::{Feed, HotWriter, QueryApi, Reader, ReaderConfig, ViewPrincipals};
@@ -16,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
+use web::Front;
 
 use crate::config::{Settings, Switch};
 use crate::openapi;
@@ -62,11 +64,11 @@ pub async fn serve(settings: &Settings, demo: Option<crate::demo::Plan>) -> Resu
     let (queries, reads, reader_feed) = queries(&platform, settings)?;
     tokio::spawn(reader_feed);
     let mut checks = platform.checks.clone();
-    checks.push(reads);
+    checks.push(Check::Reads(reads.clone()));
     let ops = Ops::new(checks, Some(board), metrics);
     let commands = commands(&platform, handler, demo_on)?;
     let served = settings.served_by("casitas");
-    let app = assemble(commands.merge(queries), &platform, &ops, served)?;
+    let app = assemble(commands.merge(queries), &platform, &ops, served, Some(reads))?;
     banner(settings, &listener, demo_on, seeded)?;
     http(listener, app, &ops, &shutdown, Duration::ZERO).await?;
     finish(tasks).await;
@@ -82,7 +84,7 @@ pub async fn command_api(settings: &Settings) -> Result<()> {
     let platform = Platform::open(settings, Role::CommandApi).await?;
     let ops = Ops::new(platform.checks.clone(), None, metrics);
     let api = commands(&platform, platform.handler()?, demo)?;
-    let app = assemble(api, &platform, &ops, settings.served_by("command-api"))?;
+    let app = assemble(api, &platform, &ops, settings.served_by("command-api"), None)?;
     let listener = bind(&settings.listen).await?;
     tracing::info!(listen = %listener.local_addr()?, "command-api answers");
     serve_role(settings, listener, app, ops).await
@@ -94,9 +96,9 @@ pub async fn query_api(settings: &Settings) -> Result<()> {
     let (api, reads, feed) = queries(&platform, settings)?;
     tokio::spawn(feed);
     let mut checks = platform.checks.clone();
-    checks.push(reads);
+    checks.push(Check::Reads(reads.clone()));
     let ops = Ops::new(checks, None, metrics);
-    let app = assemble(api, &platform, &ops, settings.served_by("query-api"))?;
+    let app = assemble(api, &platform, &ops, settings.served_by("query-api"), Some(reads))?;
     let listener = bind(&settings.listen).await?;
     tracing::info!(listen = %listener.local_addr()?, "query-api answers");
     serve_role(settings, listener, app, ops).await
@@ -129,14 +131,14 @@ pub async fn report_worker_role(settings: &Settings) -> Result<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(report_worker::run(config, ports, shutdown.clone()));
     ops_listener(settings, &ops, &mut tasks, &shutdown).await?;
-    tracing::info!(slots = settings.worker_slots, "report-worker waits for jobs");
+    tracing::info!(slots = settings.slots(), "report-worker waits for jobs");
     until_shutdown(&mut tasks, &shutdown).await?;
     ops.drain();
     finish(tasks).await;
     Ok(())
 }
 
-async fn serve_role(settings: &Settings, listener: TcpListener, app: Router, ops: Ops) -> Result<()> {
+async fn serve_role(settings: &Settings, listener: TcpListener, app: Front, ops: Ops) -> Result<()> {
     let shutdown = shutdown_signal();
     let mut tasks = JoinSet::new();
     ops_listener(settings, &ops, &mut tasks, &shutdown).await?;
@@ -171,11 +173,11 @@ fn commands(platform: &Platform, handler: commands::Handler, demo: bool) -> Resu
     Ok(command_api::router(api))
 }
 
-/// The reads, what readiness asks of them, and the change feed to be run.
+/// The reads' routes, what readiness and the shortcut ask of them, and the change feed to be run.
 fn queries(
     platform: &Platform,
     settings: &Settings,
-) -> Result<(OpenApiRouter, Check, impl Future<Output = ()> + Send + use<>)> {
+) -> Result<(OpenApiRouter, QueryApi, impl Future<Output = ()> + Send + use<>)> {
     let feed = Arc::new(Feed::new(platform.views.clone()));
     let memory = ReaderConfig::default().memory_bytes;
     let config = ReaderConfig { memory_bytes: memory.filter(|_| settings.memory_cache == Switch::On) };
@@ -184,7 +186,7 @@ fn queries(
     let authenticator = web::Authenticator { verifier: Arc::new(platform.verifier()?), principals };
     let api = QueryApi::new(reader, platform.artifacts.clone(), authenticator);
     let run = feed.run(platform.hints.clone());
-    Ok((query_api::router(api.clone()), Check::Reads(api), run))
+    Ok((query_api::router(api.clone()), api, run))
 }
 
 struct Hot(Arc<HotWriter>);
@@ -212,9 +214,11 @@ pub fn projector(platform: &Platform, settings: &Settings, handler: commands::Ha
         handler,
         hot,
     };
+    // The workers' slots must be told to the projector too: it could not know what they hold.
+    let workers = WorkerConfig { slots: settings.slots(), ..WorkerConfig::new("") };
     let config = projector::Config {
         delay: Duration::from_millis(settings.projector_delay_ms),
-        held_per_consumer: u64::from(WorkerConfig::new("").high_prefetch),
+        held_per_consumer: u64::from(workers.prefetch().0),
         ..projector::Config::default()
     };
     Projector::new(ports, config).map_err(|error| anyhow::anyhow!("{}", error.chain()))
@@ -222,7 +226,7 @@ pub fn projector(platform: &Platform, settings: &Settings, handler: commands::Ha
 
 fn worker(platform: &Platform, settings: &Settings, name: &str) -> Result<(WorkerConfig, WorkerPorts)> {
     let mut config = WorkerConfig::new(name);
-    config.slots = settings.worker_slots;
+    config.slots = settings.slots();
     config.render_delay = Duration::from_millis(settings.render_delay_ms);
     config.crash_at = settings.crash_at.as_deref().map(crash_point).transpose()?;
     let ports = WorkerPorts {
@@ -249,7 +253,7 @@ fn crash_point(text: &str) -> Result<CrashAt> {
 }
 
 /// The API at its seed paths and under /v1, the documents, the operator routes.
-fn assemble(api: OpenApiRouter, platform: &Platform, ops: &Ops, served: String) -> Result<Router> {
+fn assemble(api: OpenApiRouter, platform: &Platform, ops: &Ops, served: String, reads: Option<QueryApi>) -> Result<Front> {
     let (api, mut document) = api.split_for_parts();
     openapi::finish(&mut document);
     // Every role serves the whole document, whichever part of it the process answers itself.
@@ -261,7 +265,8 @@ fn assemble(api: OpenApiRouter, platform: &Platform, ops: &Ops, served: String) 
         .merge(documents(text, jwks))
         .merge(ops.router())
         .fallback(web::not_found);
-    Ok(web::layer(router, web::Served(served)))
+    let shortcut = reads.map(|reads| Arc::new(reads) as Arc<dyn web::Shortcut>);
+    Ok(Front::new(router, web::Served(served), shortcut))
 }
 
 async fn bind(address: &str) -> Result<TcpListener> {
@@ -271,10 +276,10 @@ async fn bind(address: &str) -> Result<TcpListener> {
 }
 
 /// Serves until shutdown: first unready, then no new connections, then what is under way, within the drain's deadline.
-async fn http(listener: TcpListener, app: Router, ops: &Ops, shutdown: &CancellationToken, unready: Duration) -> Result<()> {
+async fn http(listener: TcpListener, app: Front, ops: &Ops, shutdown: &CancellationToken, unready: Duration) -> Result<()> {
     let (ops, token) = (ops.clone(), shutdown.clone());
     let (closing, closed) = tokio::sync::oneshot::channel();
-    let server = axum::serve(listener, app).with_graceful_shutdown(async move {
+    let server = axum::serve(listener, ServiceExt::<Request>::into_make_service(app)).with_graceful_shutdown(async move {
         token.cancelled().await;
         ops.drain();
         tokio::time::sleep(unready).await;

@@ -3,6 +3,7 @@
 //! No linger: an idle appender sends a command at once, and what arrives during that call forms the next batch.
 
 use std::collections::{HashSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +53,7 @@ impl Appender {
 }
 
 async fn run(log: Arc<dyn EventLog>, hints: Arc<dyn Hints>, mut queue: mpsc::Receiver<Waiting>) {
+    let hasher = RandomState::new();
     let mut pending: VecDeque<Waiting> = VecDeque::new();
     loop {
         if pending.is_empty() {
@@ -65,84 +67,121 @@ async fn run(log: Arc<dyn EventLog>, hints: Arc<dyn Hints>, mut queue: mpsc::Rec
         {
             pending.push_back(next);
         }
-        let batch = take_batch(&mut pending);
+        let batch = take_batch(&mut pending, &hasher);
         metrics::histogram!("casitas_append_batch_commands").record(batch.len() as f64);
-        commit(&*log, batch).await;
+        commit(&*log, Batch::of(batch)).await;
         hints.notify(Topic::Log(log.context()));
     }
 }
 
-/// The longest run of waiting commands in which no stream and no key occurs twice; the others stay in order.
-fn take_batch(pending: &mut VecDeque<Waiting>) -> Vec<Waiting> {
-    let mut streams = HashSet::new();
-    let mut keys = HashSet::new();
-    let mut batch = Vec::new();
+/// The longest run of waiting commands in which no stream and no key occurs twice; the others stay in order. Compared by hash:
+/// that two that differ look the same makes a batch shorter, and nothing else.
+fn take_batch(pending: &mut VecDeque<Waiting>, hasher: &RandomState) -> Vec<Waiting> {
+    let mut seen: HashSet<u64> = HashSet::with_capacity(2 * pending.len());
+    let mut batch = Vec::with_capacity(pending.len());
+    let mut own = Vec::new();
     while let Some(next) = pending.front() {
-        let fresh_key = next.request.key.as_ref().is_none_or(|key| !keys.contains(&(key.scope.clone(), key.key.clone())));
-        if !fresh_key || next.request.streams.iter().any(|append| streams.contains(&append.stream)) {
+        let key = next.request.key.as_ref().map(|key| hasher.hash_one((&key.scope, &key.key)));
+        own.clear();
+        own.extend(next.request.streams.iter().map(|append| hasher.hash_one(&append.stream)));
+        own.extend(key);
+        if own.iter().any(|hash| seen.contains(hash)) {
             break;
         }
-        streams.extend(next.request.streams.iter().map(|append| append.stream.clone()));
-        keys.extend(next.request.key.as_ref().map(|key| (key.scope.clone(), key.key.clone())));
+        seen.extend(&own);
         batch.extend(pending.pop_front());
     }
     batch
 }
 
+/// Who waits for one request of a batch.
+struct Caller {
+    deadline: Instant,
+    reply: oneshot::Sender<Result<AppendOutcome>>,
+}
+
+impl Caller {
+    fn answer(self, outcome: Result<AppendOutcome>) {
+        // A caller who has gone has been told that the outcome is unknown.
+        let _ = self.reply.send(outcome);
+    }
+}
+
+/// Requests and who waits for each.
+struct Batch {
+    requests: Vec<AppendRequest>,
+    callers: Vec<Caller>,
+    /// Whether an earlier try may have committed.
+    unknown: bool,
+}
+
+impl Batch {
+    fn of(waiting: Vec<Waiting>) -> Self {
+        let (requests, callers) =
+            waiting.into_iter().map(|Waiting { request, deadline, reply }| (request, Caller { deadline, reply })).unzip();
+        Self { requests, callers, unknown: false }
+    }
+
+    fn split(&mut self) -> Self {
+        let half = self.requests.len() / 2;
+        Self { requests: self.requests.split_off(half), callers: self.callers.split_off(half), unknown: self.unknown }
+    }
+
+    fn answer_all(self, error: impl Fn() -> Error) {
+        self.callers.into_iter().for_each(|caller| caller.answer(Err(error())));
+    }
+
+    /// Answers those whose deadline has passed and keeps the others.
+    fn give_up_late(self, error: &Error) -> Self {
+        let now = Instant::now();
+        let unknown = self.unknown;
+        let mut kept = Self { requests: Vec::new(), callers: Vec::new(), unknown };
+        for (request, caller) in self.requests.into_iter().zip(self.callers) {
+            if caller.deadline > now {
+                kept.requests.push(request);
+                kept.callers.push(caller);
+            } else if unknown {
+                caller.answer(Err(Error::unknown_outcome("the event log", error.chain())));
+            } else {
+                caller.answer(Err(Error::unavailable("the event log", error.chain())));
+            }
+        }
+        kept
+    }
+}
+
 /// Appends a batch: an unknown outcome is resent with the same event ids until each command's deadline; a batch whose content
 /// is refused is halved until the bad command stands alone.
-async fn commit(log: &dyn EventLog, batch: Vec<Waiting>) {
-    let mut parts = vec![(batch, false)];
-    while let Some((batch, mut unknown)) = parts.pop() {
-        let mut batch = batch;
-        loop {
-            let requests: Vec<AppendRequest> = batch.iter().map(|waiting| waiting.request.clone()).collect();
-            let error = match log.append(&requests).await {
+async fn commit(log: &dyn EventLog, batch: Batch) {
+    let mut parts = vec![batch];
+    while let Some(mut batch) = parts.pop() {
+        while !batch.requests.is_empty() {
+            let error = match log.append(&batch.requests).await {
                 Ok(outcomes) => {
-                    for (waiting, outcome) in batch.into_iter().zip(outcomes) {
-                        let _ = waiting.reply.send(Ok(outcome));
-                    }
+                    batch.callers.into_iter().zip(outcomes).for_each(|(caller, outcome)| caller.answer(Ok(outcome)));
                     break;
                 }
                 Err(error) => error,
             };
             match error {
-                Error::Rejected { .. } if batch.len() > 1 => {
-                    let second = batch.split_off(batch.len() / 2);
-                    parts.push((second, unknown));
-                    parts.push((batch, unknown));
-                    break;
+                Error::Rejected { .. } if batch.requests.len() > 1 => {
+                    parts.push(batch.split());
                 }
                 Error::UnknownOutcome { .. } | Error::Unavailable { .. } => {
-                    unknown |= matches!(error, Error::UnknownOutcome { .. });
-                    tracing::warn!(error = error.chain(), commands = batch.len(), "append failed; trying again");
+                    batch.unknown |= matches!(error, Error::UnknownOutcome { .. });
+                    tracing::warn!(error = error.chain(), commands = batch.requests.len(), "append failed; trying again");
                     metrics::counter!("casitas_append_retries_total").increment(1);
-                    batch = give_up_late(batch, unknown, &error);
-                    if batch.is_empty() {
-                        break;
+                    batch = batch.give_up_late(&error);
+                    if !batch.requests.is_empty() {
+                        sleep(RETRY_PAUSE).await;
                     }
-                    sleep(RETRY_PAUSE).await;
                 }
                 error => {
-                    tracing::error!(error = error.chain(), commands = batch.len(), "append refused");
-                    for waiting in batch {
-                        let _ = waiting.reply.send(Err(Error::rejected("the event log", error.chain())));
-                    }
+                    tracing::error!(error = error.chain(), commands = batch.requests.len(), "append refused");
+                    batch.answer_all(|| Error::rejected("the event log", error.chain()));
                     break;
                 }
             }
         }
     }
-}
-
-fn give_up_late(batch: Vec<Waiting>, unknown: bool, error: &Error) -> Vec<Waiting> {
-    let now = Instant::now();
-    let (late, in_time): (Vec<_>, Vec<_>) = batch.into_iter().partition(|waiting| waiting.deadline <= now);
-    for waiting in late {
-        let _ = waiting.reply.send(Err(match unknown {
-            true => Error::unknown_outcome("the event log", error.chain()),
-            false => Error::unavailable("the event log", error.chain()),
-        }));
-    }
-    in_time
 }

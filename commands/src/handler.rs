@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use domain::{Context, Decide, Moment, StreamId};
 use ports::{
-    AppendOutcome, AppendRequest, Clock, Error, Hints, Keep, KeyUse, Logs, Metadata, Position, Sealer, StreamAppend,
+    AppendOutcome, AppendRequest, Clock, Error, EventLog, Hints, Keep, KeyUse, Logs, Metadata, Position, Sealer,
+    StreamAppend,
 };
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, MutexGuard};
@@ -17,10 +19,10 @@ use uuid::Uuid;
 use crate::CommandError;
 use crate::appender::Appender;
 use crate::in_flight::InFlight;
-use crate::step::{Decided, Loaded, Loader, LoaderHandle, Step};
+use crate::step::{AnyState, Basis, Decided, Loaded, Loader, LoaderHandle, Step};
 
 /// Commands on one stream queue behind one of these within a process, instead of colliding in the log.
-const STRIPES: usize = 1_024;
+const STRIPES: usize = 4_096;
 /// Decisions a command may take anew because another process was first.
 const ATTEMPTS_MAX: usize = 20;
 
@@ -98,10 +100,16 @@ pub struct Done {
 #[derive(Clone)]
 pub struct Handler(Arc<Shared>);
 
+struct Writer {
+    appender: Appender,
+    /// The last position that was given to a command of this process.
+    committed: AtomicU64,
+}
+
 struct Shared {
     loader: Loader,
     clock: Arc<dyn Clock>,
-    appenders: HashMap<Context, Appender>,
+    writers: HashMap<Context, Writer>,
     in_flight: InFlight,
     stripes: Vec<Mutex<()>>,
     /// Without a random seed, so that a simulated history can be played again; a collision only makes two streams take turns.
@@ -111,11 +119,15 @@ struct Shared {
 impl Handler {
     /// A handler over the logs this process can write. Must be called within a tokio runtime.
     pub fn new(logs: Logs, sealer: Sealer, clock: Arc<dyn Clock>, hints: Arc<dyn Hints>) -> Self {
-        let appenders = logs.iter().map(|log| (log.context(), Appender::start(log.clone(), hints.clone()))).collect();
+        let writer = |log: &Arc<dyn EventLog>| Writer {
+            appender: Appender::start(log.clone(), hints.clone()),
+            committed: AtomicU64::new(0),
+        };
+        let writers = logs.iter().map(|log| (log.context(), writer(log))).collect();
         Self(Arc::new(Shared {
             loader: Loader::new(logs, sealer),
             clock,
-            appenders,
+            writers,
             in_flight: InFlight::default(),
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
             hasher: BuildHasherDefault::default(),
@@ -130,9 +142,14 @@ impl Handler {
         self.0.loader.logs()
     }
 
+    /// The last position that a command of this process got in a context's log; 0 before the first.
+    pub fn committed(&self, context: Context) -> Position {
+        self.0.writers.get(&context).map_or(0, |writer| writer.committed.load(Ordering::SeqCst))
+    }
+
     /// The current state of an aggregate, read from the log now.
     pub async fn load<A: Decide>(&self, id: impl AsRef<str>) -> Result<Arc<Loaded<A>>, CommandError> {
-        self.0.loader.load::<A>(id.as_ref()).await
+        self.0.loader.load::<A>(&StreamId::new(A::KIND, id.as_ref())).await
     }
 
     /// Decides all steps and appends their events in one transaction. All steps belong to one context.
@@ -159,14 +176,15 @@ impl Handler {
             return Err(Error::corrupt("a command without steps").into());
         };
         let context = first.stream().context();
-        let appender = self
+        let writer = self
             .0
-            .appenders
+            .writers
             .get(&context)
             .ok_or_else(|| Error::NotFound(format!("this process cannot write the {context} log")))?;
         let _queued = self.queue_for(steps).await;
+        let mut basis = Basis::Cached;
         for _ in 0..ATTEMPTS_MAX {
-            let decided = match self.decide(steps).await {
+            let decided = match self.decide(steps, basis).await {
                 Ok(decided) => decided,
                 // A repetition is often refused by its own first effect: its key decides before the refusal is answered.
                 Err(CommandError::Refused(refusal)) => return self.replay_or(issue, context, Err(refusal.into())).await,
@@ -176,17 +194,25 @@ impl Handler {
             if let Some(expected) = issue.if_match
                 && expected != decided[0].version
             {
+                if basis == Basis::Cached {
+                    basis = Basis::Log;
+                    continue;
+                }
                 let stale = CommandError::StaleVersion { expected, actual: decided[0].version };
                 return self.replay_or(issue, context, Err(stale)).await;
             }
-            let request = request(issue, steps, decided, version);
+            let (request, afters) = request(issue, steps, decided, version);
             if request.streams.is_empty() {
                 let done =
                     Done { context, position: 0, version, remembered: issue.remember.clone(), replayed: false, no_op: true };
                 return self.replay_or(issue, context, Ok(done)).await;
             }
-            match appender.append(request, deadline).await? {
+            match writer.appender.append(request, deadline).await? {
                 AppendOutcome::Committed { last, .. } => {
+                    writer.committed.fetch_max(last, Ordering::SeqCst);
+                    for (stream, after) in afters {
+                        self.0.loader.advance(stream, after);
+                    }
                     metrics::counter!("casitas_commands_total", "context" => context.as_str()).increment(1);
                     return Ok(Done {
                         context,
@@ -201,18 +227,19 @@ impl Handler {
                 AppendOutcome::KeyReused => return Err(CommandError::KeyReused),
                 AppendOutcome::VersionConflict { .. } => {
                     metrics::counter!("casitas_command_conflicts_total", "context" => context.as_str()).increment(1);
+                    basis = Basis::Log;
                 }
             }
         }
         Err(Error::Conflict(format!("{} is being changed by too many writers", first.stream())).into())
     }
 
-    async fn decide(&self, steps: &[Box<dyn Step>]) -> Result<Vec<Decided>, CommandError> {
+    async fn decide(&self, steps: &[Box<dyn Step>], basis: Basis) -> Result<Vec<Decided>, CommandError> {
         let at = Moment { now: self.0.clock.now() };
         let loader = LoaderHandle(&self.0.loader);
         let mut decided = Vec::with_capacity(steps.len());
         for step in steps {
-            decided.push(step.decide(&loader, &at).await?);
+            decided.push(step.decide(&loader, &at, basis).await?);
         }
         Ok(decided)
     }
@@ -249,17 +276,20 @@ impl Handler {
     }
 }
 
-fn request(issue: &Issue, steps: &[Box<dyn Step>], decided: Vec<Decided>, version: u64) -> AppendRequest {
-    let streams = steps
-        .iter()
-        .zip(decided)
-        .filter(|(_, decided)| !decided.events.is_empty())
-        .map(|(step, decided)| StreamAppend {
-            stream: step.stream().clone(),
-            expected_version: decided.version,
-            events: decided.events,
-        })
-        .collect();
+/// What to append, and the states to keep once it is committed.
+fn request<'a>(
+    issue: &Issue,
+    steps: &'a [Box<dyn Step>],
+    decided: Vec<Decided>,
+    version: u64,
+) -> (AppendRequest, Vec<(&'a StreamId, AnyState)>) {
+    let mut streams = Vec::with_capacity(steps.len());
+    let mut afters = Vec::with_capacity(steps.len());
+    for (step, decided) in steps.iter().zip(decided).filter(|(_, decided)| !decided.events.is_empty()) {
+        let stream = step.stream().clone();
+        streams.push(StreamAppend { stream, expected_version: decided.version, events: decided.events });
+        afters.push((step.stream(), decided.after));
+    }
     let key = issue.key.as_ref().map(|key| KeyUse {
         scope: key.scope.clone(),
         key: key.key.clone(),
@@ -267,7 +297,7 @@ fn request(issue: &Issue, steps: &[Box<dyn Step>], decided: Vec<Decided>, versio
         keep: key.keep,
         outcome: json!({"version": version, "remembered": issue.remember}),
     });
-    AppendRequest { key, metadata: issue.metadata.clone(), streams }
+    (AppendRequest { key, metadata: issue.metadata.clone(), streams }, afters)
 }
 
 fn replayed(issue: &Issue, context: Context, record: ports::KeyRecord) -> Result<Done, CommandError> {

@@ -13,23 +13,34 @@ use uuid::Uuid;
 
 use crate::CommandError;
 
-/// Aggregate states kept per process as a baseline; newer events are always read on top.
+/// Aggregate states kept per process.
 const CACHED_STATES_MAX: u64 = 20_000;
 
-/// An aggregate folded from its stream.
-#[derive(Clone, Debug)]
+/// An aggregate folded from its stream; the default is that of a stream that does not exist.
+#[derive(Clone, Debug, Default)]
 pub struct Loaded<A> {
     pub state: A,
     /// The last sequence; 0 when the stream does not exist.
     pub version: u64,
 }
 
+/// What a decision may be made on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Basis {
+    /// What is in the cache, or an empty stream. The append's version check judges what is accepted on it.
+    Cached,
+    /// What the log holds now.
+    Log,
+}
+
+pub(crate) type AnyState = Arc<dyn Any + Send + Sync>;
+
 /// Loads aggregates: cached baseline plus what the log has since.
 #[derive(Clone)]
 pub(crate) struct Loader {
     logs: Logs,
     sealer: Sealer,
-    states: Cache<StreamId, Arc<dyn Any + Send + Sync>>,
+    states: Cache<StreamId, AnyState>,
 }
 
 impl Loader {
@@ -41,30 +52,48 @@ impl Loader {
         &self.logs
     }
 
-    pub(crate) async fn load<A: Decide>(&self, id: &str) -> Result<Arc<Loaded<A>>, CommandError> {
-        let stream = StreamId::new(A::KIND, id);
-        let log = self.logs.get(stream.context())?;
-        let cached = self.states.get(&stream).and_then(|state| state.downcast::<Loaded<A>>().ok());
-        let after = cached.as_ref().map_or(0, |loaded| loaded.version);
-        let events = log.load(&stream, after).await?;
-        if events.is_empty() {
-            return Ok(cached.unwrap_or_else(|| Arc::new(Loaded { state: A::default(), version: 0 })));
+    fn cached<A: Decide>(&self, stream: &StreamId) -> Option<Arc<Loaded<A>>> {
+        self.states.get(stream).and_then(|state| state.downcast::<Loaded<A>>().ok())
+    }
+
+    /// Takes in what was committed. Never before that: a state that the log does not hold would refuse what it should not.
+    pub(crate) fn advance(&self, stream: &StreamId, after: AnyState) {
+        self.states.insert(stream.clone(), after);
+    }
+
+    async fn basis<A: Decide>(&self, stream: &StreamId, basis: Basis) -> Result<Arc<Loaded<A>>, CommandError> {
+        match basis {
+            Basis::Cached => Ok(self.cached(stream).unwrap_or_default()),
+            Basis::Log => self.load(stream).await,
         }
-        let mut loaded = cached.map_or_else(|| Loaded { state: A::default(), version: 0 }, |cached| (*cached).clone());
+    }
+
+    pub(crate) async fn load<A: Decide>(&self, stream: &StreamId) -> Result<Arc<Loaded<A>>, CommandError> {
+        let log = self.logs.get(stream.context())?;
+        let cached = self.cached::<A>(stream);
+        let after = cached.as_ref().map_or(0, |loaded| loaded.version);
+        let events = log.load(stream, after).await?;
+        let mut loaded = match cached {
+            Some(cached) if events.is_empty() => return Ok(cached),
+            Some(cached) => (*cached).clone(),
+            None => Loaded::default(),
+        };
         for event in events {
             let sequence = event.sequence as u64;
             if sequence != loaded.version + 1 {
                 return Err(Error::corrupt(format!("{stream} jumps from {} to {sequence}", loaded.version)).into());
             }
             let mut payload = event.payload;
-            self.sealer.open(&**log, &stream, sequence, &mut payload).await?;
+            self.sealer.open(&**log, stream, sequence, &mut payload).await?;
             let event = serde_json::from_value(payload)
                 .map_err(|error| Error::corrupt(format!("{stream} event {sequence} cannot be read: {error}")))?;
             loaded.state.apply(event);
             loaded.version = sequence;
         }
         let loaded = Arc::new(loaded);
-        self.states.insert(stream, loaded.clone());
+        if loaded.version > 0 {
+            self.states.insert(stream.clone(), loaded.clone());
+        }
         Ok(loaded)
     }
 
@@ -101,6 +130,8 @@ impl Loader {
 pub struct Decided {
     pub version: u64,
     pub events: Vec<NewEvent>,
+    /// The state after these events.
+    pub(crate) after: AnyState,
 }
 
 /// One aggregate's command within a unit of work.
@@ -108,7 +139,7 @@ pub struct Decided {
 pub trait Step: Send + Sync {
     fn stream(&self) -> &StreamId;
     #[doc(hidden)]
-    async fn decide(&self, loader: &LoaderHandle<'_>, at: &Moment) -> Result<Decided, CommandError>;
+    async fn decide(&self, loader: &LoaderHandle<'_>, at: &Moment, basis: Basis) -> Result<Decided, CommandError>;
 }
 
 /// Keeps [`Loader`] private while [`Step`] stays nameable.
@@ -130,14 +161,26 @@ impl<A: Decide> Step for OnStream<A> {
         &self.stream
     }
 
-    async fn decide(&self, loader: &LoaderHandle<'_>, at: &Moment) -> Result<Decided, CommandError> {
-        let loaded = loader.0.load::<A>(&self.stream.id).await?;
-        let decided = loaded.state.decide(&self.command, at).map_err(|refusal| Refusal::of(&refusal))?;
+    async fn decide(&self, loader: &LoaderHandle<'_>, at: &Moment, basis: Basis) -> Result<Decided, CommandError> {
+        let mut loaded = loader.0.basis::<A>(&self.stream, basis).await?;
+        let mut decided = loaded.state.decide(&self.command, at);
+        // What appends nothing is judged by nobody: it is decided again on what the log holds.
+        if basis == Basis::Cached && decided.as_ref().map_or(true, |events| events.is_empty()) {
+            loaded = loader.0.load::<A>(&self.stream).await?;
+            decided = loaded.state.decide(&self.command, at);
+        }
+        let decided = decided.map_err(|refusal| Refusal::of(&refusal))?;
+        if decided.is_empty() {
+            return Ok(Decided { version: loaded.version, events: Vec::new(), after: loaded });
+        }
         let mut events = Vec::with_capacity(decided.len());
         for (sequence, event) in (loaded.version + 1..).zip(&decided) {
             let effective_on = loaded.state.effective_on(event, at);
             events.push(loader.0.encode::<A>(&self.stream, sequence, event, effective_on).await?);
         }
-        Ok(Decided { version: loaded.version, events })
+        let mut after = (*loaded).clone();
+        after.version += decided.len() as u64;
+        decided.into_iter().for_each(|event| after.state.apply(event));
+        Ok(Decided { version: loaded.version, events, after: Arc::new(after) })
     }
 }

@@ -23,7 +23,7 @@ pub use error::{Error, Result};
 pub use hints::{HintStream, Hints, Topic};
 pub use log::{
     AppendOutcome, AppendRequest, Checkpoint, EventLog, FollowerCheckpoints, Incarnation, Keep, KeyRecord, KeyUse, LogHead,
-    Logs, Metadata, NewEvent, Position, Recorded, StreamAppend, SubjectKeys,
+    Logs, Metadata, NewEvent, Position, Recorded, StreamAppend, StreamEvents, SubjectKeys,
 };
 pub use queue::{Delivery, JobConsumer, JobQueue, Priority, QueueDepth};
 pub use sealing::{MasterKey, Sealer};

@@ -133,6 +133,15 @@ impl Recorded {
     }
 }
 
+/// A whole stream, for who works on many at once.
+#[derive(Clone, Debug, Default)]
+pub struct StreamEvents {
+    /// In order; empty when there is no such stream. Payloads as stored (sealed).
+    pub events: Vec<SerializedEvent>,
+    /// The first event's id and metadata, where the adapter tells them.
+    pub origin: Option<(Uuid, Metadata)>,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogHead {
     pub incarnation: Incarnation,
@@ -157,6 +166,15 @@ pub trait EventLog: SubjectKeys + FollowerCheckpoints + Send + Sync + 'static {
 
     /// A stream's events after a sequence, in order, through postgres-es / sqlite-es. Payloads as stored (sealed).
     async fn load(&self, stream: &StreamId, after_sequence: u64) -> Result<Vec<SerializedEvent>>;
+
+    /// Whole streams, one answer each in order. An adapter that can asks for all of them at once.
+    async fn load_many(&self, streams: &[StreamId]) -> Result<Vec<StreamEvents>> {
+        let mut loaded = Vec::with_capacity(streams.len());
+        for stream in streams {
+            loaded.push(StreamEvents { events: self.load(stream, 0).await?, origin: None });
+        }
+        Ok(loaded)
+    }
 
     /// Appends a batch in one durable transaction; one outcome a request, in order. A stream occurs at most once in a batch.
     /// `Rejected` when the content of some request is refused (then nothing was written), `UnknownOutcome` when the

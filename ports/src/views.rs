@@ -31,6 +31,7 @@ pub struct ModelSpec {
     pub fold_version: u32,
     /// The one context whose log feeds it.
     pub context: Context,
+    /// The index of the first carries all others behind the key: a list in its order is filtered without reading the rows.
     pub fields: &'static [Field],
 }
 

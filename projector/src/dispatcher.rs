@@ -1,17 +1,18 @@
 //! The dispatcher of report jobs: what was requested and is not finished is in the broker, or will be again.
 //!
-//! The reports log is the truth, the broker a convenience: at start the log is folded into the set of open reports; a report is
-//! published (and confirmed) before the checkpoint passes its request; and every 2 s what the broker holds is compared with what
-//! is open. A message too many is harmless, because the report's stream decides; a message too few would be a report forgotten.
+//! The reports log is the truth, the broker a convenience: at start the log is folded into the set of open reports, from a stored
+//! floor below which none is open; a report is published (and confirmed) before the checkpoint passes its request; and every 2 s
+//! what the broker holds is compared with what is open. A message too many is harmless, because the report's stream decides; a
+//! message too few would be a report forgotten.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use domain::reports::{ReportEvent, ReportQueue};
 use domain::{AggregateKind, Timestamp};
 use jiff::SignedDuration;
-use ports::{Clock, Error, EventLog, JobQueue, Position, Priority, Recorded, Result};
+use ports::{Checkpoint, Clock, Error, EventLog, JobQueue, Position, Priority, Recorded, Result};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -24,14 +25,18 @@ use crate::status::Reporter;
 use crate::tailer::Tailer;
 
 pub(crate) const NAME: &str = "dispatcher:reports";
+/// The second checkpoint: every report requested up to it is over.
+const FLOOR: &str = "dispatcher:reports:floor";
 /// Unfinished reports in the broker for each queue: 1,000 in all. Each queue has its own share, so that waiting low jobs never
 /// keep a high one out.
 const IN_BROKER_MAX: usize = 500;
-/// Ids confirmed by one call.
-const PUBLISH_MAX: usize = 100;
+/// Ids confirmed by one call: all of them are on their way before the first confirm is awaited.
+const PUBLISH_MAX: usize = 256;
 const LOOK_PERIOD: Duration = Duration::from_secs(2);
 /// Looks in a row that must find messages missing.
 const LOOKS_MIN: u32 = 2;
+/// Age from which a published report counts in that comparison.
+const SETTLED: Duration = Duration::from_secs(1);
 /// A queue that is empty while a report published so long ago was not begun has lost it, whatever consumers may hold.
 const UNBEGUN_MAX: Duration = Duration::from_secs(10);
 /// An attempt that has not ended after this time is given to the workers again.
@@ -49,16 +54,35 @@ struct Job {
     published_at: Option<Instant>,
 }
 
+/// What is open of one queue, counted: there may be far more open reports than the broker is given.
+#[derive(Default)]
+struct Lane {
+    open: usize,
+    /// Never confirmed by the broker.
+    unpublished: BTreeSet<Position>,
+}
+
 /// The open reports, in the order of their requests.
 #[derive(Default)]
 struct Jobs {
     open: BTreeMap<Position, (Uuid, Job)>,
     places: HashMap<Uuid, Position>,
+    lanes: HashMap<Priority, Lane>,
     /// The last event folded.
     folded: (Position, Option<Uuid>),
 }
 
 impl Jobs {
+    /// Nothing is open up to here.
+    fn from(floor: &Checkpoint) -> Self {
+        Self { folded: (floor.position, floor.event_id), ..Self::default() }
+    }
+
+    /// Before the oldest open report.
+    fn floor(&self) -> (Position, Option<Uuid>) {
+        self.open.first_key_value().map_or(self.folded, |(_, (_, job))| job.before)
+    }
+
     /// Folds an event; reports requested up to `published_to` count as published at `now`.
     fn fold(&mut self, event: &Recorded, published_to: Position, now: Instant) -> Result<(), String> {
         known::check(event)?;
@@ -80,6 +104,11 @@ impl Jobs {
                 };
                 let published_at = (event.position <= published_to).then_some(now);
                 let job = Job { priority, before: self.folded, started_at: None, published_at };
+                let lane = self.lanes.entry(priority).or_default();
+                lane.open += 1;
+                if published_at.is_none() {
+                    lane.unpublished.insert(event.position);
+                }
                 self.open.insert(event.position, (id, job));
                 self.places.insert(id, event.position);
             }
@@ -98,8 +127,12 @@ impl Jobs {
             | ReportEvent::ReportCompleted { .. }
             | ReportEvent::ReportDead { .. }
             | ReportEvent::ReportCancelled { .. } => {
-                if let Some(place) = self.places.remove(&id) {
-                    self.open.remove(&place);
+                if let Some(place) = self.places.remove(&id)
+                    && let Some((_, job)) = self.open.remove(&place)
+                {
+                    let lane = self.lanes.entry(job.priority).or_default();
+                    lane.open -= 1;
+                    lane.unpublished.remove(&place);
                 }
             }
         }
@@ -114,11 +147,16 @@ impl Jobs {
         self.open.values().filter(move |(_, job)| job.priority == priority)
     }
 
+    fn count(&self, priority: Priority) -> usize {
+        self.lanes.get(&priority).map_or(0, |lane| lane.open)
+    }
+
     /// Those of a queue that were never published, as many as the broker may take.
     fn unpublished(&self, priority: Priority) -> Vec<Uuid> {
-        let room = IN_BROKER_MAX.saturating_sub(self.of(priority).filter(|(_, job)| job.published_at.is_some()).count());
-        let unpublished = self.of(priority).filter(|(_, job)| job.published_at.is_none());
-        unpublished.take(room.min(PUBLISH_MAX)).map(|(id, _)| *id).collect()
+        let Some(lane) = self.lanes.get(&priority) else { return Vec::new() };
+        let room = IN_BROKER_MAX.saturating_sub(lane.open - lane.unpublished.len());
+        let places = lane.unpublished.iter().take(room.min(PUBLISH_MAX));
+        places.filter_map(|place| self.open.get(place)).map(|(id, _)| *id).collect()
     }
 
     /// Published, and no worker has begun.
@@ -136,16 +174,19 @@ impl Jobs {
 
     fn published(&mut self, ids: &[Uuid], now: Instant) {
         for id in ids {
-            if let Some(job) = self.job(*id) {
-                job.published_at = Some(now);
+            let Some(place) = self.places.get(id) else { continue };
+            let Some((_, job)) = self.open.get_mut(place) else { continue };
+            job.published_at = Some(now);
+            if let Some(lane) = self.lanes.get_mut(&job.priority) {
+                lane.unpublished.remove(place);
             }
         }
     }
 
     /// Every request up to here was confirmed by the broker.
     fn confirmed(&self) -> (Position, Option<Uuid>) {
-        let first = self.open.values().find(|(_, job)| job.published_at.is_none());
-        first.map_or(self.folded, |(_, job)| job.before)
+        let first = self.lanes.values().filter_map(|lane| lane.unpublished.first()).min();
+        first.and_then(|place| self.open.get(place)).map_or(self.folded, |(_, job)| job.before)
     }
 }
 
@@ -193,13 +234,24 @@ impl Dispatcher {
 
     async fn follow(&self, mut lead: Lead) -> Result<()> {
         let mut tail = self.tailer.watch();
-        let mut jobs = Jobs::default();
+        // After the claim of the name itself: who leads that one gets this one too.
+        let mut floor = Lead::claim(self.log(), FLOOR, &self.reporter).await?;
+        self.reporter.at(lead.checkpoint.position);
+        self.reporter.running();
+        let mut jobs = floor.as_ref().map_or_else(Jobs::default, |floor| Jobs::from(&floor.checkpoint));
         let mut looks = Looks::default();
         let mut backoff = Backoff::default();
         let mut look_at = Instant::now() + LOOK_PERIOD;
         while !self.shutdown.is_cancelled() {
             if another_life(&tail.borrow_and_update(), &lead.checkpoint) {
                 return Err(Error::Conflict("the log is another one".into()));
+            }
+            if let Some(floor) = floor.as_mut()
+                && Instant::now() >= look_at
+                && jobs.floor().0 > floor.checkpoint.position
+            {
+                let (position, event_id) = jobs.floor();
+                floor.advance(self.log(), position, event_id).await?;
             }
             let round = self.round(&mut jobs, &mut looks, &mut look_at, lead.checkpoint.position).await;
             // Also after a failure: what was confirmed before it stays confirmed.
@@ -238,14 +290,12 @@ impl Dispatcher {
     ) -> Result<usize, String> {
         let read = self.read(jobs, published_to).await?;
         // Publishing waits until the log is folded to its head: many of what was requested long ago is finished.
-        if read == BATCH_EVENTS_MAX {
+        let far = jobs.folded.0 + BATCH_EVENTS_MAX as u64 <= self.tailer.watch().borrow().position;
+        if read == BATCH_EVENTS_MAX || far {
             return Ok(read);
         }
         self.export(jobs);
-        let mut published = 0;
-        for priority in Priority::ALL {
-            published += self.publish(jobs, priority, jobs.unpublished(priority)).await?;
-        }
+        let published = self.publish_new(jobs).await?;
         if Instant::now() >= *look_at {
             self.look(jobs, looks).await?;
             *look_at = Instant::now() + LOOK_PERIOD;
@@ -266,13 +316,40 @@ impl Dispatcher {
         Ok(events.len())
     }
 
-    async fn publish(&self, jobs: &mut Jobs, priority: Priority, ids: Vec<Uuid>) -> Result<usize, String> {
-        for ids in ids.chunks(PUBLISH_MAX) {
-            self.queue.publish(priority, ids).await.map_err(|error| error.chain())?;
-            jobs.published(ids, Instant::now());
-            metrics::counter!("casitas_reports_published_total", "queue" => priority.queue()).increment(ids.len() as u64);
+    /// Both queues at once: the broker confirms each at its own pace.
+    async fn publish_new(&self, jobs: &mut Jobs) -> Result<usize, String> {
+        let [high, low] = Priority::ALL.map(|priority| (priority, jobs.unpublished(priority)));
+        let (high_sent, low_sent) = tokio::join!(self.send(high.0, &high.1), self.send(low.0, &low.1));
+        let mut published = 0;
+        let mut failed = None;
+        for ((priority, ids), sent) in [(high, high_sent), (low, low_sent)] {
+            match sent {
+                Ok(()) => published += self.sent(jobs, priority, &ids),
+                Err(error) => failed = Some(error),
+            }
         }
-        Ok(ids.len())
+        failed.map_or(Ok(published), Err)
+    }
+
+    async fn publish(&self, jobs: &mut Jobs, priority: Priority, ids: Vec<Uuid>) -> Result<(), String> {
+        for ids in ids.chunks(PUBLISH_MAX) {
+            self.send(priority, ids).await?;
+            self.sent(jobs, priority, ids);
+        }
+        Ok(())
+    }
+
+    async fn send(&self, priority: Priority, ids: &[Uuid]) -> Result<(), String> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        self.queue.publish(priority, ids).await.map_err(|error| error.chain())
+    }
+
+    fn sent(&self, jobs: &mut Jobs, priority: Priority, ids: &[Uuid]) -> usize {
+        jobs.published(ids, Instant::now());
+        metrics::counter!("casitas_reports_published_total", "queue" => priority.queue()).increment(ids.len() as u64);
+        ids.len()
     }
 
     /// Compares what the broker holds with what is open, and publishes what is missing again.
@@ -306,7 +383,9 @@ impl Dispatcher {
         };
         let looked = looks.missing.entry(priority).or_default();
         let held = depth.ready + depth.consumers * self.held_per_consumer;
-        *looked = if held < unbegun.len() as u64 { *looked + 1 } else { 0 };
+        // What was published a moment ago may be on its way, or begun and not read here yet.
+        let expected = unbegun.iter().filter(|(_, at)| at.elapsed() >= SETTLED).count();
+        *looked = if held < expected as u64 { *looked + 1 } else { 0 };
         if *looked >= LOOKS_MIN {
             *looked = 0;
             return Ok(all(LOOK_PERIOD));
@@ -316,7 +395,7 @@ impl Dispatcher {
 
     fn export(&self, jobs: &Jobs) {
         for priority in Priority::ALL {
-            metrics::gauge!("casitas_reports_open", "queue" => priority.queue()).set(jobs.of(priority).count() as f64);
+            metrics::gauge!("casitas_reports_open", "queue" => priority.queue()).set(jobs.count(priority) as f64);
         }
     }
 }

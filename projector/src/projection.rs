@@ -22,8 +22,8 @@ use crate::pace::{Backoff, pause};
 use crate::status::Reporter;
 use crate::tailer::{Tail, Tailer};
 
-/// Events of one transaction at most.
-pub(crate) const BATCH_EVENTS_MAX: usize = 500;
+/// Events of one transaction at most. Live batches are what came since the last one; only a follower that is behind meets this.
+pub(crate) const BATCH_EVENTS_MAX: usize = 2_000;
 /// How often a process that does not lead asks for leadership, and the longest time between two heartbeats of an idle follower.
 pub(crate) const ROUND_PERIOD: Duration = Duration::from_millis(500);
 

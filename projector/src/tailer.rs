@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use domain::Context;
 use ports::{Error, EventLog, HintStream, Hints, Incarnation, Position, Recorded, Result, Sealer, Topic};
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -18,9 +18,17 @@ use crate::status::Board;
 
 /// How stale a follower may be when every hint was lost.
 const POLL_PERIOD: Duration = Duration::from_millis(50);
+/// The same while nothing happens and hints are known to arrive: what was last appended was announced by one. A hint lost then is
+/// made good well within the promised second, and from then on polls are close again until a hint is first.
+const IDLE_POLL_PERIOD: Duration = Duration::from_millis(250);
+/// Without an event for so long, nothing happens.
+const IDLE_AFTER: Duration = Duration::from_secs(2);
 /// How often the head is compared with what was read: a log that went back is noticed within this time.
 const HEAD_CHECK_PERIOD: Duration = Duration::from_secs(1);
-const READ_MAX: usize = 500;
+const READ_MAX: usize = 1_000;
+/// Events that are read at once for followers that are far behind, and kept for the others.
+const STRETCH: u64 = 2_000;
+const STRETCHES_MAX: usize = 6;
 const RING_EVENTS_MAX: usize = 4_096;
 const RING_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -69,16 +77,25 @@ impl Ring {
     }
 }
 
+/// A whole stretch of the past, `(start, start + STRETCH]`: read once, by whoever comes first.
+struct Stretch {
+    start: Position,
+    events: OnceCell<Vec<Arc<Recorded>>>,
+}
+
 pub struct Tailer {
     log: Arc<dyn EventLog>,
     sealer: Sealer,
     ring: Mutex<Ring>,
+    /// The latest used at the back.
+    stretches: Mutex<VecDeque<Arc<Stretch>>>,
     tail: watch::Sender<Tail>,
 }
 
 impl Tailer {
     pub fn new(log: Arc<dyn EventLog>, sealer: Sealer) -> Arc<Self> {
-        Arc::new(Self { log, sealer, ring: Mutex::default(), tail: watch::Sender::new(Tail::default()) })
+        let tail = watch::Sender::new(Tail::default());
+        Arc::new(Self { log, sealer, ring: Mutex::default(), stretches: Mutex::default(), tail })
     }
 
     pub fn context(&self) -> Context {
@@ -96,7 +113,7 @@ impl Tailer {
 
     /// The opened events after a position, at most `limit`; from memory when it reaches back that far. Empty only when the
     /// position is the head; the tailer's own error when it could not read on from there.
-    pub async fn after(&self, position: Position, limit: usize) -> Result<Vec<Arc<Recorded>>> {
+    pub async fn after(self: &Arc<Self>, position: Position, limit: usize) -> Result<Vec<Arc<Recorded>>> {
         let tail = self.tail.borrow().clone();
         if tail.incarnation.is_some() && position >= tail.position {
             return match tail.error {
@@ -107,7 +124,7 @@ impl Tailer {
         let ringed = tail.incarnation.and_then(|_| self.ring().after(position, limit));
         let events = match ringed {
             Some(events) => events,
-            None => self.read(position, limit).await?.into_iter().map(Arc::new).collect(),
+            None => self.past(position, limit, tail.position).await?,
         };
         // Whatever was wrong before, a follower is never handed a gap.
         match events.first() {
@@ -118,11 +135,57 @@ impl Tailer {
         }
     }
 
+    /// Events that the ring does not reach back to. Followers that catch up beside each other share what is read, and while one
+    /// folds a stretch the next one is read.
+    async fn past(self: &Arc<Self>, position: Position, limit: usize, tail: Position) -> Result<Vec<Arc<Recorded>>> {
+        let start = position / STRETCH * STRETCH;
+        if start + STRETCH > tail {
+            return Ok(self.read(position, limit).await?.into_iter().map(Arc::new).collect());
+        }
+        let stretch = self.stretch(start);
+        let events = stretch.events.get_or_try_init(|| self.read_stretch(start)).await?;
+        let next = start + STRETCH;
+        if next + STRETCH <= tail && !self.has_stretch(next) {
+            let (tailer, ahead) = (self.clone(), self.stretch(next));
+            tokio::spawn(async move {
+                // Whoever needs it tries again, and says what is wrong.
+                let _ = ahead.events.get_or_try_init(|| tailer.read_stretch(next)).await;
+            });
+        }
+        let skip = usize::try_from(position - start).unwrap_or(usize::MAX);
+        Ok(events.iter().skip(skip).take(limit).cloned().collect())
+    }
+
+    async fn read_stretch(&self, start: Position) -> Result<Vec<Arc<Recorded>>> {
+        let events = self.read(start, STRETCH as usize).await?;
+        if events.len() as u64 != STRETCH {
+            let end = start + events.len() as u64;
+            return Err(Error::corrupt(format!("the {} log ends at {end} and did not before", self.context())));
+        }
+        Ok(events.into_iter().map(Arc::new).collect())
+    }
+
+    fn has_stretch(&self, start: Position) -> bool {
+        self.stretches().iter().any(|stretch| stretch.start == start)
+    }
+
+    fn stretch(&self, start: Position) -> Arc<Stretch> {
+        let mut stretches = self.stretches();
+        let known = stretches.iter().position(|stretch| stretch.start == start).and_then(|at| stretches.remove(at));
+        let stretch = known.unwrap_or_else(|| Arc::new(Stretch { start, events: OnceCell::new() }));
+        stretches.push_back(stretch.clone());
+        while stretches.len() > STRETCHES_MAX {
+            stretches.pop_front();
+        }
+        stretch
+    }
+
     /// Reads until shutdown.
     pub async fn run(&self, hints: Arc<dyn Hints>, board: Board, shutdown: CancellationToken) {
         let mut hints = Some(hints.subscribe());
         let mut backoff = Backoff::default();
         let mut head_checked_at: Option<Instant> = None;
+        let mut quiet = Quiet::default();
         while !shutdown.is_cancelled() {
             let check_head = head_checked_at.is_none_or(|at| at.elapsed() >= HEAD_CHECK_PERIOD);
             match self.poll(check_head).await {
@@ -132,6 +195,7 @@ impl Tailer {
                     }
                     backoff.reset();
                     board.head(self.context(), self.tail.borrow().position);
+                    quiet.polled(read);
                     if read == READ_MAX {
                         continue;
                     }
@@ -146,8 +210,8 @@ impl Tailer {
             }
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = hinted(&mut hints, Topic::Log(self.context())) => {}
-                () = sleep(POLL_PERIOD) => {}
+                () = hinted(&mut hints, Topic::Log(self.context())) => quiet.hinted = true,
+                () = sleep(quiet.period()) => quiet.hinted = false,
             }
         }
     }
@@ -199,6 +263,7 @@ impl Tailer {
             return Ok(());
         }
         self.ring().restart(head.position);
+        self.stretches().clear();
         self.tail.send_modify(|tail| {
             *tail = Tail { incarnation: Some(head.incarnation), position: head.position, error: None };
         });
@@ -220,10 +285,39 @@ impl Tailer {
         Ok(events)
     }
 
+    fn stretches(&self) -> MutexGuard<'_, VecDeque<Arc<Stretch>>> {
+        self.stretches.lock().expect("nothing panics under this lock")
+    }
+
     fn ring(&self) -> MutexGuard<'_, Ring> {
         let ring = self.ring.lock().expect("nothing panics under this lock");
         debug_assert!(ring.end() >= ring.start);
         ring
+    }
+}
+
+/// How closely the log is watched.
+#[derive(Default)]
+struct Quiet {
+    /// Whether the poll under way was asked for by a hint.
+    hinted: bool,
+    /// Whether hints announced the last events.
+    announced: bool,
+    /// When there was something new.
+    since: Option<Instant>,
+}
+
+impl Quiet {
+    fn polled(&mut self, read: usize) {
+        if read > 0 {
+            self.announced = self.hinted;
+            self.since = Some(Instant::now());
+        }
+    }
+
+    fn period(&self) -> Duration {
+        let idle = self.since.is_some_and(|since| since.elapsed() >= IDLE_AFTER);
+        if self.announced && idle { IDLE_POLL_PERIOD } else { POLL_PERIOD }
     }
 }
 

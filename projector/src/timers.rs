@@ -27,8 +27,8 @@ use crate::tailer::hinted;
 
 /// How long a timer sleeps at most.
 const SLEEP_MAX: Duration = Duration::from_secs(1);
-/// Between two looks that hints asked for: view batches may follow each other fast.
-const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// Between two looks that hints asked for: view batches of any model may follow each other fast, and each look is a snapshot.
+const PAUSE_MIN: Duration = Duration::from_millis(200);
 /// How often leadership is asked for again: a lost connection may have given it to another process.
 const CLAIM_PERIOD: Duration = Duration::from_secs(10);
 const PAGE_MAX: usize = 200;
@@ -142,7 +142,7 @@ impl Timer {
     /// Does everything that is due; how long until something may be due again.
     async fn round(&self, handled: &mut HashMap<String, Again>) -> Result<Duration> {
         let now = self.clock.now();
-        let rows = self.due_rows(now).await?;
+        let (rows, wait) = self.look(now).await?;
         let keys: Vec<String> = rows.iter().map(due_key).collect();
         let standing: HashSet<&String> = keys.iter().collect();
         handled.retain(|key, _| standing.contains(key));
@@ -174,45 +174,40 @@ impl Timer {
             Some(error) => Err(error),
             None => {
                 self.reporter.pending_since(None);
-                self.next_due(now).await
+                Ok(wait)
             }
         }
     }
 
-    async fn due_rows(&self, now: Timestamp) -> Result<Vec<Row>> {
+    /// What is due, and how long until something else may be, from one snapshot.
+    async fn look(&self, now: Timestamp) -> Result<(Vec<Row>, Duration)> {
         let mut snapshot = self.views.snapshot().await?;
         let mut select = self.select(Filter::AtMost(DUE_AT, FieldValue::Int(now.as_millisecond())), PAGE_MAX);
         let mut rows: Vec<Row> = Vec::new();
         loop {
             let page = match snapshot.select(&select).await {
-                Err(Error::NotFound(_)) => return Ok(rows),
+                Err(Error::NotFound(_)) => return Ok((rows, SLEEP_MAX)),
                 page => page?,
             };
             let full = page.len() == PAGE_MAX;
             rows.extend(page);
             match rows.last() {
                 Some(last) if full => select.after = Some((FieldValue::Null, last.key.clone())),
-                _ => return Ok(rows),
+                _ => break,
             }
         }
+        let mut select = self.select(Filter::AtLeast(DUE_AT, FieldValue::Int(now.as_millisecond() + 1)), 1);
+        select.order = OrderBy { field: Some(DUE_AT), direction: Direction::Ascending };
+        let next = snapshot.select(&select).await?;
+        let until = next.first().and_then(instant).map(|due| due.duration_since(now));
+        // One millisecond more: `due_at` is rounded down to them.
+        let until = until.and_then(|until| Duration::try_from(until).ok()).map(|until| until + Duration::from_millis(1));
+        Ok((rows, until.map_or(SLEEP_MAX, |until| until.min(SLEEP_MAX))))
     }
 
     /// Ordered by key: order does not matter among what is due, and pages follow each other by the key alone.
     fn select(&self, filter: Filter, limit: usize) -> Select {
         Select { model: self.due.model(), filters: vec![filter], order: OrderBy::KEY, after: None, limit }
-    }
-
-    async fn next_due(&self, now: Timestamp) -> Result<Duration> {
-        let mut select = self.select(Filter::AtLeast(DUE_AT, FieldValue::Int(now.as_millisecond() + 1)), 1);
-        select.order = OrderBy { field: Some(DUE_AT), direction: Direction::Ascending };
-        let rows = match self.views.snapshot().await?.select(&select).await {
-            Err(Error::NotFound(_)) => return Ok(SLEEP_MAX),
-            rows => rows?,
-        };
-        let until = rows.first().and_then(instant).map(|due| due.duration_since(now));
-        // One millisecond more: `due_at` is rounded down to them.
-        let until = until.and_then(|until| Duration::try_from(until).ok()).map(|until| until + Duration::from_millis(1));
-        Ok(until.map_or(SLEEP_MAX, |until| until.min(SLEEP_MAX)))
     }
 
     async fn fire(&self, row: &Row, key: &str, now: Timestamp) -> Result<Again, CommandError> {

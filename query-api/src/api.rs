@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use axum::extract::FromRef;
+use axum::extract::{FromRef, Request};
 use axum::response::Response;
 use ports::Artifacts;
 use serde::Serialize;
-use web::{Authenticator, Problem};
+use web::{Authenticator, Problem, Shortcut};
 
 use crate::feed::{ModelFacts, STALE_AFTER};
+use crate::lane::Lane;
 use crate::query::Query;
-use crate::reader::{Reader, Served};
+use crate::reader::{Reader, Served, Source};
 use crate::respond::{Asked, Audience, respond};
 
 #[derive(Clone)]
@@ -20,6 +21,14 @@ struct Shared {
     reader: Reader,
     artifacts: Arc<dyn Artifacts>,
     authenticator: Authenticator,
+    /// `None` while nothing is kept in process.
+    lane: Option<Lane>,
+}
+
+impl Shortcut for QueryApi {
+    fn answer(&self, request: &Request) -> Option<(Response, &'static str)> {
+        self.0.lane.as_ref()?.answer(&self.0.reader, request)
+    }
 }
 
 impl FromRef<QueryApi> for Authenticator {
@@ -30,7 +39,8 @@ impl FromRef<QueryApi> for Authenticator {
 
 impl QueryApi {
     pub fn new(reader: Reader, artifacts: Arc<dyn Artifacts>, authenticator: Authenticator) -> Self {
-        Self(Arc::new(Shared { reader, artifacts, authenticator }))
+        let lane = reader.keeps_in_memory().then(Lane::default);
+        Self(Arc::new(Shared { reader, artifacts, authenticator, lane }))
     }
 
     pub fn reader(&self) -> &Reader {
@@ -48,6 +58,25 @@ impl QueryApi {
     /// The entry of a query whose answer must exist; `what` names it in the 404.
     pub(crate) async fn find(&self, query: impl Query, asked: &Asked, what: &str) -> Result<Served, Problem> {
         self.find_optional(query, asked).await?.ok_or_else(|| Problem::not_found(what))
+    }
+
+    /// A query's answer for everybody; the same address is answered before it is routed as long as the answer is current.
+    pub(crate) async fn public(
+        &self,
+        query: impl Query,
+        asked: &Asked,
+        what: &str,
+        route: &'static str,
+    ) -> Result<Response, Problem> {
+        let clears = self.0.reader.feed().clears();
+        let served = self.find(query, asked, what).await?;
+        if let Some(lane) = &self.0.lane
+            && asked.wish.token.is_empty()
+            && served.source != Source::Bypassed
+        {
+            lane.keep(&asked.uri, route, &served.entry, clears);
+        }
+        Ok(respond(&served, asked, Audience::Public))
     }
 
     /// A query's answer for the caller alone.

@@ -21,7 +21,9 @@ pub(crate) async fn compute(views: &dyn ViewStore, clock: &dyn Clock, query: &dy
     drop(snapshot);
     let Some(body) = body else {
         let deps = heads.into_iter().map(|(spec, head)| dep(spec, head, Vec::new())).collect();
-        return Ok(Entry { absent: true, ..Entry::new(deps, now, Some(now), Body::CONTENT_TYPE, "".into()) });
+        let mut entry = Entry::new(deps, now, Some(now), Body::CONTENT_TYPE, "".into());
+        entry.absent = true;
+        return Ok(entry);
     };
     let deps = deps(heads, &body)?;
     let mut entry = Entry::new(deps, now, body.valid_until, Body::CONTENT_TYPE, body.bytes);

@@ -1,11 +1,14 @@
 //! A cached answer: ready bytes with what they depend on. One binary form serves both tiers; reading it copies no body.
 
+use std::any::Any;
 use std::io::Write;
+use std::sync::{Arc, OnceLock};
 
+use axum::http::HeaderValue;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use domain::{Context, Timestamp};
 use flate2::{Compression, write::GzEncoder};
-use ports::{CacheVersion, Checkpoint};
+use ports::{CacheVersion, Checkpoint, Error};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -13,7 +16,7 @@ use crate::feed::{Life, Mark};
 use crate::token::{MinPosition, Reached};
 
 /// An entry of another build may have another body for the same rows, so the version is part of the form.
-const MAGIC: &[u8] = concat!("casitas/", env!("CARGO_PKG_VERSION"), "/1\n").as_bytes();
+const MAGIC: &[u8] = concat!("casitas/", env!("CARGO_PKG_VERSION"), "/2\n").as_bytes();
 /// Smaller bodies do not gain by compression.
 const GZIP_MIN_BYTES: usize = 1_024;
 
@@ -36,13 +39,33 @@ pub struct Entry {
     /// The next instant at which the answer changes without an event.
     pub valid_until: Option<Timestamp>,
     /// Strong and quoted; of the plain body.
-    pub etag: String,
-    pub content_type: String,
+    pub etag: HeaderValue,
+    /// A strong tag names one representation, so the compressed one has its own.
+    pub gzip_etag: HeaderValue,
+    pub content_type: HeaderValue,
     pub next_cursor: Option<String>,
     pub plain: Bytes,
     pub gzip: Option<Bytes>,
     /// There is no such thing. Answers of this kind are never kept in a tier.
     pub absent: bool,
+    /// The typed value of the body, once a rule has looked into it.
+    parsed: Parsed,
+}
+
+/// A memo: no part of what an entry is.
+#[derive(Clone, Default)]
+struct Parsed(OnceLock<Arc<dyn Any + Send + Sync>>);
+
+impl PartialEq for Parsed {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl std::fmt::Debug for Parsed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Parsed")
+    }
 }
 
 impl Entry {
@@ -50,20 +73,36 @@ impl Entry {
         deps: Vec<Dep>,
         computed_at: Timestamp,
         valid_until: Option<Timestamp>,
-        content_type: &str,
+        content_type: &'static str,
         plain: Bytes,
     ) -> Self {
+        let (etag, gzip_etag) = etags(&plain);
         Self {
             deps,
             computed_at,
             valid_until,
-            etag: etag(&plain),
-            content_type: content_type.to_owned(),
+            etag,
+            gzip_etag,
+            content_type: HeaderValue::from_static(content_type),
             next_cursor: None,
             gzip: gzip(&plain),
             plain,
             absent: false,
+            parsed: Parsed::default(),
         }
+    }
+
+    /// The typed value of a JSON body, for rules that look into an answer; read once, however often it is asked for.
+    pub fn value<T: serde::de::DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Arc<T>, Error> {
+        if let Some(Ok(known)) = self.parsed.0.get().map(|known| known.clone().downcast::<T>()) {
+            return Ok(known);
+        }
+        let value: T = serde_json::from_slice(&self.plain)
+            .map_err(|error| Error::corrupt(format!("an answer cannot be read back: {error}")))?;
+        let value = Arc::new(value);
+        // Whoever was first is as good.
+        let _ = self.parsed.0.set(value.clone());
+        Ok(value)
     }
 
     /// Orders entries of one key. Each model's numbers only grow, so their sums do.
@@ -117,8 +156,9 @@ impl Entry {
         }
         out.put_i64(self.computed_at.as_microsecond());
         out.put_i64(self.valid_until.map_or(i64::MAX, Timestamp::as_microsecond));
-        put_text(&mut out, &self.etag);
-        put_text(&mut out, &self.content_type);
+        put_bytes(&mut out, self.etag.as_bytes());
+        put_bytes(&mut out, self.gzip_etag.as_bytes());
+        put_bytes(&mut out, self.content_type.as_bytes());
         put_text(&mut out, self.next_cursor.as_deref().unwrap_or(""));
         put_bytes(&mut out, &self.plain);
         put_bytes(&mut out, self.gzip.as_deref().unwrap_or(&[]));
@@ -138,8 +178,9 @@ impl Entry {
             i64::MAX => None,
             microsecond => Some(Timestamp::from_microsecond(microsecond).ok()?),
         };
-        let etag = take_text(&mut from)?;
-        let content_type = take_text(&mut from)?;
+        let etag = take_header(&mut from)?;
+        let gzip_etag = take_header(&mut from)?;
+        let content_type = take_header(&mut from)?;
         let next_cursor = Some(take_text(&mut from)?).filter(|cursor| !cursor.is_empty());
         let plain = take_bytes(&mut from)?;
         let gzip = Some(take_bytes(&mut from)?).filter(|gzip| !gzip.is_empty());
@@ -148,11 +189,13 @@ impl Entry {
             computed_at,
             valid_until,
             etag,
+            gzip_etag,
             content_type,
             next_cursor,
             plain,
             gzip,
             absent: false,
+            parsed: Parsed::default(),
         })
     }
 }
@@ -191,16 +234,22 @@ fn take_text(from: &mut Bytes) -> Option<String> {
     String::from_utf8(take_bytes(from)?.into()).ok()
 }
 
-fn etag(body: &[u8]) -> String {
+fn take_header(from: &mut Bytes) -> Option<HeaderValue> {
+    // A copy: a header that shared the entry's bytes would keep all of them.
+    HeaderValue::from_bytes(&take_bytes(from)?).ok()
+}
+
+/// The tags of the plain and of the compressed body.
+fn etags(body: &[u8]) -> (HeaderValue, HeaderValue) {
     let digest = Sha256::digest(body);
-    let mut text = String::with_capacity(36);
+    let mut text = String::with_capacity(40);
     text.push_str("\"u-");
     for byte in &digest[..16] {
         use std::fmt::Write;
         let _ = write!(text, "{byte:02x}");
     }
-    text.push('"');
-    text
+    let header = |text: String| HeaderValue::from_maybe_shared(Bytes::from(text)).expect("quotes, hex and hyphens");
+    (header(format!("{text}\"")), header(format!("{text}-gz\"")))
 }
 
 /// The compressed body, when it is worth it.

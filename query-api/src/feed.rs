@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use domain::Context;
+use domain::{Context, Timestamp};
 use futures::FutureExt;
 use ports::{Checkpoint, Error, HintStream, Hints, ModelHead, Result, Topic, ViewChange, ViewStore};
 use tokio::sync::{Mutex, watch};
@@ -123,6 +123,8 @@ pub struct Feed {
     polling: Mutex<()>,
     /// Raised whenever a model's memory was cleared; what was kept in process before is dead.
     clears: AtomicU64,
+    /// Raised whenever anything of what is known changed.
+    version: AtomicU64,
 }
 
 impl Feed {
@@ -133,6 +135,7 @@ impl Feed {
             polled: watch::Sender::new(None),
             polling: Mutex::new(()),
             clears: AtomicU64::new(0),
+            version: AtomicU64::new(1),
         }
     }
 
@@ -251,6 +254,7 @@ impl Feed {
             models.retain(|model, _| heads.iter().any(|head| head.model == *model));
             cleared = true;
         }
+        let changed = cleared || !steps.is_empty();
         for (head, step) in steps {
             match step {
                 Step::Advance(changes) => {
@@ -270,6 +274,10 @@ impl Feed {
         if cleared {
             self.clears.fetch_add(1, Ordering::SeqCst);
         }
+        if changed {
+            // Still under the lock: who sees the new number sees what it stands for.
+            self.version.fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     /// How old the feed's knowledge is; `None` before the first poll.
@@ -284,6 +292,18 @@ impl Feed {
 
     pub fn clears(&self) -> u64 {
         self.clears.load(Ordering::SeqCst)
+    }
+
+    /// A verdict of [`Self::admits`] holds as long as this number is the one from before it was asked for, and the feed is not
+    /// stale.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::SeqCst)
+    }
+
+    /// The moment that the feed's knowledge is of; `None` when it is too old to judge by.
+    pub fn known_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let age = self.age().filter(|age| *age < STALE_AFTER)?;
+        now.checked_sub(age).ok()
     }
 
     /// Whether an answer with these dependencies is still what the view store would answer, as far as is known here.

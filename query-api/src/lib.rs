@@ -12,6 +12,7 @@ mod feed;
 mod flight;
 mod hot;
 mod key;
+mod lane;
 mod paging;
 mod principals;
 mod query;

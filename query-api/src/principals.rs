@@ -27,7 +27,7 @@ impl ViewPrincipals {
         Self { reader }
     }
 
-    async fn user(&self, user_id: Uuid) -> Result<Option<UserOut>, Error> {
+    async fn user(&self, user_id: Uuid) -> Result<Option<Arc<UserOut>>, Error> {
         let query = Arc::new(UserById { user_id: UserId(user_id) });
         match self.reader.read(query, &Wish::default()).await {
             Ok(served) => served.map(|served| served.entry.value()).transpose(),
@@ -39,7 +39,7 @@ impl ViewPrincipals {
 #[async_trait]
 impl Principals for ViewPrincipals {
     async fn principal(&self, user_id: Uuid) -> Result<Option<Principal>, Error> {
-        Ok(self.user(user_id).await?.map(principal))
+        Ok(self.user(user_id).await?.map(|user| principal(&user)))
     }
 
     async fn bearer(&self, user_id: Uuid, epoch: u64) -> Result<Option<Principal>, Error> {
@@ -50,17 +50,17 @@ impl Principals for ViewPrincipals {
             let user = self.user(user_id).await?;
             let is_behind = user.as_ref().is_none_or(|user| user.epoch < epoch);
             if !is_behind || timeout_at(deadline, polls.changed()).await.is_err() {
-                return Ok(user.map(principal));
+                return Ok(user.map(|user| principal(&user)));
             }
         }
     }
 }
 
-fn principal(user: UserOut) -> Principal {
+fn principal(user: &UserOut) -> Principal {
     Principal {
         user_id: user.user_id.0,
-        username: user.username,
-        roles: user.roles.into_iter().map(|role| role.role).collect(),
+        username: user.username.clone(),
+        roles: user.roles.iter().map(|role| role.role).collect(),
         party_id: user.party_id.map(|party| party.0),
         epoch: user.epoch,
         active: user.status == UserStatus::Active,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::{Context, Timestamp};
+use metrics::Counter;
 use ports::{Clock, Error, SharedCache, ViewStore};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -79,6 +80,8 @@ pub struct Served {
     pub entry: Arc<Entry>,
     pub source: Source,
     pub now: Timestamp,
+    /// It is what the view store held then or later, as far as the change feed told; `None` when the feed is stale.
+    pub known_at: Option<Timestamp>,
 }
 
 /// Why there is no answer.
@@ -127,6 +130,21 @@ struct Tiers {
 pub struct Reader {
     tiers: Arc<Tiers>,
     flights: Arc<Flights<Outcome>>,
+    counts: Arc<Counts>,
+}
+
+/// Handles, because finding them by name costs more than a hit.
+struct Counts {
+    by_source: [Counter; 4],
+    errors: Counter,
+}
+
+impl Counts {
+    fn new() -> Self {
+        let counter = |result: &'static str| metrics::counter!("casitas_cache_requests_total", "result" => result);
+        let sources = [Source::Memory, Source::Shared, Source::Computed, Source::Bypassed];
+        Self { by_source: sources.map(|source| counter(source.label())), errors: counter("error") }
+    }
 }
 
 impl Reader {
@@ -145,7 +163,16 @@ impl Reader {
             shared: SharedTier::new(shared),
             turns: Semaphore::new(COMPUTATIONS_MAX),
         };
-        Self { tiers: Arc::new(tiers), flights: Arc::default() }
+        Self { tiers: Arc::new(tiers), flights: Arc::default(), counts: Arc::new(Counts::new()) }
+    }
+
+    pub(crate) fn keeps_in_memory(&self) -> bool {
+        self.tiers.memory.is_on()
+    }
+
+    /// A hit that was answered without [`Self::read`].
+    pub(crate) fn count_hit(&self) {
+        self.counts.by_source[Source::Memory as usize].increment(1);
     }
 
     pub fn feed(&self) -> &Arc<Feed> {
@@ -159,11 +186,10 @@ impl Reader {
     /// `None` when there is no such thing.
     pub async fn read(&self, query: Arc<dyn Query>, wish: &Wish) -> Result<Option<Served>, ReadError> {
         let outcome = self.find(query, wish).await;
-        let result = match &outcome {
-            Ok(served) => served.source.label(),
-            Err(_) => "error",
-        };
-        metrics::counter!("casitas_cache_requests_total", "result" => result).increment(1);
+        match &outcome {
+            Ok(served) => self.counts.by_source[served.source as usize].increment(1),
+            Err(_) => self.counts.errors.increment(1),
+        }
         outcome.map(|served| (!served.entry.absent).then_some(served))
     }
 
@@ -172,19 +198,23 @@ impl Reader {
         let key: Arc<str> = cache_key(&*query).into();
         loop {
             let feed_reached = wish.token.is_empty() || self.feed_reaches(&*query, wish, deadline).await?;
+            let now = self.now();
+            // Before anything is judged by the feed: what it learns meanwhile only makes the judgement stricter.
+            let known_at = self.tiers.feed.known_at(now);
+            if feed_reached
+                && known_at.is_some()
+                && query.sharing() != Sharing::Never
+                && let Some(entry) = self.tiers.kept(&key, now)
+            {
+                return Ok(Served { entry, source: Source::Memory, now, known_at });
+            }
             let mut arrival = self.arrival(&*query);
             // Without the feed's word for the token, only rows read from now on can show that it is reached.
             arrival.stale |= !feed_reached;
-            if !arrival.stale
-                && query.sharing() != Sharing::Never
-                && let Some(entry) = self.tiers.kept(&key)
-            {
-                return Ok(Served { entry, source: Source::Memory, now: arrival.now });
-            }
             let (entry, source) = self.fly(&key, &query, &arrival, &wish.token).await?;
             let reached = if arrival.stale { entry.reaches(&wish.token) } else { Reached::Yes };
             match reached {
-                Reached::Yes => return Ok(Served { entry, source, now: self.now() }),
+                Reached::Yes => return Ok(Served { entry, source, now: self.now(), known_at }),
                 Reached::Never(context) => return Err(ReadError::LogRestored(context)),
                 Reached::NotYet if Instant::now() + BYPASS_PAUSE >= deadline => return Err(ReadError::PositionNotReached),
                 Reached::NotYet => tokio::time::sleep(BYPASS_PAUSE).await,
@@ -260,13 +290,13 @@ impl Reader {
 }
 
 impl Tiers {
-    fn kept(&self, key: &Arc<str>) -> Option<Arc<Entry>> {
+    fn kept(&self, key: &Arc<str>, now: Timestamp) -> Option<Arc<Entry>> {
         let entry = self.memory.get(key, self.feed.clears())?;
-        self.may_serve(&entry).then_some(entry)
+        self.may_serve(&entry, now).then_some(entry)
     }
 
-    fn may_serve(&self, entry: &Entry) -> bool {
-        entry.holds_at(self.clock.now()) && self.feed.admits(&entry.deps)
+    fn may_serve(&self, entry: &Entry, now: Timestamp) -> bool {
+        entry.holds_at(now) && self.feed.admits(&entry.deps)
     }
 
     /// One flight: the shared cache, then the view store.
@@ -276,7 +306,7 @@ impl Tiers {
         let bypassed = self.feed.is_stale() || sharing == Sharing::Never;
         if !bypassed
             && sharing == Sharing::Shared
-            && let Some(entry) = self.shared.get(key).await.filter(|entry| self.may_serve(entry))
+            && let Some(entry) = self.shared.get(key).await.filter(|entry| self.may_serve(entry, self.clock.now()))
         {
             let entry = Arc::new(entry);
             self.memory.put(key, entry.clone(), clears);

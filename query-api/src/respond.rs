@@ -1,24 +1,34 @@
 //! From an entry to an HTTP answer: conditional requests, compression, the cache headers.
 
+use std::cell::RefCell;
+use std::thread::LocalKey;
+
+use axum::body::Body;
 use axum::extract::{FromRequestParts, OriginalUri};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
+use domain::Timestamp;
 use web::{MinPosition, Problem};
 
-use crate::entry::Entry;
 use crate::reader::{ReadError, Served, Source, Wish};
 use crate::tiers::lifetime;
 
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+/// Until when Nginx may answer with it by itself.
+const X_ACCEL_EXPIRES: HeaderName = HeaderName::from_static("x-accel-expires");
+/// More than an answer has, so that the map never grows.
+const HEADERS: usize = 24;
 
 /// What of a request matters to every read.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    pub headers: HeaderMap,
+    /// As the client sent it.
     pub uri: Uri,
     pub wish: Wish,
+    accepts_gzip: bool,
+    none_match: Vec<HeaderValue>,
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Asked {
@@ -27,7 +37,19 @@ impl<S: Send + Sync> FromRequestParts<S> for Asked {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let MinPosition { tokens, wait } = MinPosition::from_request_parts(parts, state).await?;
         let uri = parts.extensions.get::<OriginalUri>().map_or_else(|| parts.uri.clone(), |original| original.0.clone());
-        Ok(Self { headers: parts.headers.clone(), uri, wish: Wish { token: tokens.into(), wait } })
+        Ok(Self {
+            uri,
+            wish: Wish { token: tokens.into(), wait },
+            accepts_gzip: accepts_gzip(&parts.headers),
+            none_match: parts.headers.get_all(header::IF_NONE_MATCH).iter().cloned().collect(),
+        })
+    }
+}
+
+impl Asked {
+    /// Whether the client has the representation with this tag already.
+    pub fn has(&self, etag: &HeaderValue) -> bool {
+        none_match(self.none_match.iter(), &[etag])
     }
 }
 
@@ -41,68 +63,140 @@ pub enum Audience {
 
 pub fn respond(served: &Served, asked: &Asked, audience: Audience) -> Response {
     let entry = &*served.entry;
-    let gzip = entry.gzip.as_ref().filter(|_| accepts_gzip(&asked.headers));
-    let etag = if gzip.is_some() { gzip_etag(&entry.etag) } else { entry.etag.clone() };
-    let mut response = if none_match(&asked.headers, &entry.etag) {
-        StatusCode::NOT_MODIFIED.into_response()
-    } else {
-        let mut response = gzip.unwrap_or(&entry.plain).clone().into_response();
+    let form = Form {
+        gzip: asked.accepts_gzip,
+        unchanged: none_match(asked.none_match.iter(), &[&entry.etag, &entry.gzip_etag]),
+        control: if asked.wish.token.is_empty() { Control::of(served, audience) } else { Control::NoStore },
+    };
+    form.respond(served, &asked.uri)
+}
+
+/// The same for a public answer that is asked for without a token, straight from the request's head.
+pub fn respond_public(served: &Served, headers: &HeaderMap, uri: &Uri) -> Response {
+    let entry = &*served.entry;
+    let form = Form {
+        gzip: accepts_gzip(headers),
+        unchanged: none_match(headers.get_all(header::IF_NONE_MATCH).iter(), &[&entry.etag, &entry.gzip_etag]),
+        control: Control::of(served, Audience::Public),
+    };
+    form.respond(served, uri)
+}
+
+/// Who may keep the answer, and for how long.
+#[derive(Clone, Copy)]
+enum Control {
+    NoStore,
+    Private,
+    /// It changes by itself within the second that others might keep it for.
+    PublicOnce,
+    /// The epoch's second to whose end Nginx may keep it.
+    Public(Option<i64>),
+}
+
+impl Control {
+    fn of(served: &Served, audience: Audience) -> Self {
+        match audience {
+            Audience::Private => Self::Private,
+            Audience::Public if lifetime(&served.entry, served.now).as_secs() < 1 => Self::PublicOnce,
+            Audience::Public => Self::Public(kept_until(served)),
+        }
+    }
+}
+
+/// Nginx counts in whole seconds of the clock: what it may keep for the second `n` it serves until `n + 1` begins. The answer
+/// is what the view store held at `known_at`, so with the second of that moment it is never served when it is older than one
+/// second in all. `None`: it cannot be kept at all.
+fn kept_until(served: &Served) -> Option<i64> {
+    let second = |at: Timestamp| at.as_microsecond().div_euclid(1_000_000);
+    let known = second(served.known_at?);
+    // By itself it changes at `valid_until`: the second that it lies in must be asked for anew.
+    let end = served.entry.valid_until.map_or(known, |until| known.min(second(until) - 1));
+    (end >= second(served.now)).then_some(end)
+}
+
+struct Form {
+    gzip: bool,
+    unchanged: bool,
+    control: Control,
+}
+
+impl Form {
+    fn respond(&self, served: &Served, uri: &Uri) -> Response {
+        let entry = &*served.entry;
+        let gzip = entry.gzip.as_ref().filter(|_| self.gzip);
+        let body = if self.unchanged { Body::empty() } else { Body::from(gzip.unwrap_or(&entry.plain).clone()) };
+        let mut response = Response::new(body);
+        *response.headers_mut() = HeaderMap::with_capacity(HEADERS);
+        if self.unchanged {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+        } else {
+            let headers = response.headers_mut();
+            headers.insert(header::CONTENT_TYPE, entry.content_type.clone());
+            if gzip.is_some() {
+                headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            }
+            if let Some(cursor) = &entry.next_cursor {
+                set(headers, header::LINK, &next_link(uri, cursor));
+            }
+        }
         let headers = response.headers_mut();
-        set(headers, header::CONTENT_TYPE, &entry.content_type);
-        if gzip.is_some() {
-            headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        }
-        if let Some(cursor) = &entry.next_cursor {
-            set(headers, header::LINK, &next_link(&asked.uri, cursor));
-        }
+        headers.insert(header::ETAG, if gzip.is_some() { entry.gzip_etag.clone() } else { entry.etag.clone() });
+        self.cache_headers(headers, served);
         response
-    };
-    let headers = response.headers_mut();
-    set(headers, header::ETAG, &etag);
-    cache_headers(headers, served, asked, audience);
-    response
+    }
+
+    fn cache_headers(&self, headers: &mut HeaderMap, served: &Served) {
+        let control = match self.control {
+            Control::NoStore => "no-store",
+            Control::Private => "private, no-cache",
+            Control::PublicOnce => "public, no-cache",
+            Control::Public(_) => "public, max-age=1",
+        };
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(control));
+        headers.insert(header::VARY, HeaderValue::from_static("accept-encoding, authorization"));
+        let age_s = served.now.duration_since(served.entry.computed_at).as_secs().max(0);
+        headers.insert(header::AGE, number(&AGE, age_s, |age| age.to_string()));
+        headers.insert(X_CACHE, HeaderValue::from_static(if served.source.is_hit() { "HIT" } else { "MISS" }));
+        let ttl = i64::try_from(lifetime(&served.entry, served.now).as_secs()).unwrap_or(i64::MAX);
+        let status = match served.source {
+            Source::Memory | Source::Shared => number(&TTL, ttl, |ttl| format!("casitas; hit; ttl={ttl}")),
+            Source::Computed => number(&TTL_STORED, ttl, |ttl| format!("casitas; fwd=miss; stored; ttl={ttl}")),
+            Source::Bypassed => HeaderValue::from_static("casitas; fwd=bypass"),
+        };
+        headers.insert(CACHE_STATUS, status);
+        if let Control::Public(Some(second)) = self.control {
+            headers.insert(X_ACCEL_EXPIRES, number(&EXPIRES, second, |second| format!("@{second}")));
+        }
+    }
 }
 
-fn cache_headers(headers: &mut HeaderMap, served: &Served, asked: &Asked, audience: Audience) {
-    let ttl = lifetime(&served.entry, served.now);
-    let age_s = served.now.duration_since(served.entry.computed_at).as_secs().max(0);
-    let control = if !asked.wish.token.is_empty() {
-        "no-store"
-    } else if audience == Audience::Private {
-        "private, no-cache"
-    } else if ttl.as_secs() >= 1 {
-        "public, max-age=1"
-    } else {
-        // It changes by itself within the second that others might keep it for.
-        "public, no-cache"
-    };
-    let status = match served.source {
-        Source::Memory | Source::Shared => format!("casitas; hit; ttl={}", ttl.as_secs()),
-        Source::Computed => format!("casitas; fwd=miss; stored; ttl={}", ttl.as_secs()),
-        Source::Bypassed => "casitas; fwd=bypass".to_owned(),
-    };
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(control));
-    headers.insert(header::VARY, HeaderValue::from_static("accept-encoding, authorization"));
-    headers.insert(header::AGE, HeaderValue::from(age_s));
-    headers.insert(X_CACHE, HeaderValue::from_static(if served.source.is_hit() { "HIT" } else { "MISS" }));
-    set(headers, CACHE_STATUS, &status);
+/// A number and its header: these change once a second, and are asked for many times in between.
+type Memo = RefCell<(i64, HeaderValue)>;
+
+thread_local! {
+    static AGE: Memo = const { RefCell::new((-1, HeaderValue::from_static(""))) };
+    static TTL: Memo = const { RefCell::new((-1, HeaderValue::from_static(""))) };
+    static TTL_STORED: Memo = const { RefCell::new((-1, HeaderValue::from_static(""))) };
+    static EXPIRES: Memo = const { RefCell::new((-1, HeaderValue::from_static(""))) };
 }
 
-/// A strong ETag names one representation, so the compressed one has its own.
-fn gzip_etag(etag: &str) -> String {
-    format!("{}-gz\"", etag.trim_end_matches('"'))
+fn number(memo: &'static LocalKey<Memo>, number: i64, text: impl FnOnce(i64) -> String) -> HeaderValue {
+    memo.with_borrow_mut(|(known, header)| {
+        if *known != number {
+            *header = HeaderValue::from_maybe_shared(bytes::Bytes::from(text(number))).expect("letters and digits");
+            *known = number;
+        }
+        header.clone()
+    })
 }
 
-/// `If-None-Match` by weak comparison (RFC 9110, 13.1.2); either representation counts, for both hold the same content.
-pub(crate) fn none_match(headers: &HeaderMap, etag: &str) -> bool {
-    let gzip_etag = gzip_etag(etag);
-    headers
-        .get_all(header::IF_NONE_MATCH)
-        .iter()
+/// `If-None-Match` by weak comparison (RFC 9110, 13.1.2); any representation counts, for all hold the same content.
+fn none_match<'a>(values: impl Iterator<Item = &'a HeaderValue>, etags: &[&HeaderValue]) -> bool {
+    values
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .map(|tag| tag.trim().trim_start_matches("W/"))
-        .any(|tag| tag == "*" || tag == etag || tag == gzip_etag)
+        .any(|tag| tag == "*" || etags.iter().any(|etag| *etag == tag))
 }
 
 /// Whether `Accept-Encoding` allows gzip (RFC 9110, 12.5.3).
@@ -142,14 +236,6 @@ pub(crate) fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     }
 }
 
-impl Entry {
-    /// The typed value of a JSON body, for rules that look into an answer.
-    pub fn value<T: serde::de::DeserializeOwned>(&self) -> Result<T, ports::Error> {
-        serde_json::from_slice(&self.plain)
-            .map_err(|error| ports::Error::corrupt(format!("an answer cannot be read back: {error}")))
-    }
-}
-
 impl From<ReadError> for Problem {
     fn from(error: ReadError) -> Self {
         match &error {
@@ -186,6 +272,7 @@ fn coded(problem: Problem, code: &str) -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entry::Entry;
 
     fn headers(name: HeaderName, value: &'static str) -> HeaderMap {
         HeaderMap::from_iter([(name, HeaderValue::from_static(value))])
@@ -202,8 +289,39 @@ mod tests {
             ("\"u-2\"", false),
             ("u-1", false),
         ] {
-            assert_eq!(none_match(&headers(header::IF_NONE_MATCH, value), "\"u-1\""), matches, "{value}");
+            let headers = headers(header::IF_NONE_MATCH, value);
+            let etags = ["\"u-1\"", "\"u-1-gz\""].map(HeaderValue::from_static);
+            let values = headers.get_all(header::IF_NONE_MATCH);
+            assert_eq!(none_match(values.iter(), &[&etags[0], &etags[1]]), matches, "{value}");
         }
+    }
+
+    #[test]
+    fn nginx_keeps_an_answer_for_the_second_in_which_it_was_known_to_be_true_and_no_longer() {
+        let at = |text: &str| text.parse::<Timestamp>().expect("an instant");
+        let kept = |known: &str, now: &str, until: Option<&str>| {
+            let entry = Entry::new(vec![], at(known), until.map(at), "application/json", bytes::Bytes::new());
+            let second = kept_until(&Served {
+                entry: entry.into(),
+                source: Source::Memory,
+                now: at(now),
+                known_at: Some(at(known)),
+            })?;
+            // Nginx serves it while its clock shows that second or an earlier one.
+            let end = Timestamp::from_second(second + 1).expect("an instant");
+            assert!(end.duration_since(at(known)) <= jiff::SignedDuration::from_secs(1), "older than a second in all");
+            assert!(until.is_none_or(|until| end <= at(until)), "served beyond its own end");
+            Some(end)
+        };
+        let (early, late) = ("2026-03-10T12:00:00.010Z", "2026-03-10T12:00:00.950Z");
+        let next = at("2026-03-10T12:00:01Z");
+        assert_eq!(kept(early, late, None), Some(next));
+        assert_eq!(kept(late, late, Some("2026-03-10T12:00:05.5Z")), Some(next));
+        assert_eq!(kept(late, late, Some("2026-03-10T12:00:01Z")), Some(next));
+        assert_eq!(kept(early, late, Some("2026-03-10T12:00:00.99Z")), None);
+        // Known in a second that is over.
+        assert_eq!(kept(late, "2026-03-10T12:00:01.001Z", None), None);
+        assert_eq!(kept("1969-12-31T23:59:59.5Z", "1969-12-31T23:59:59.6Z", None), Some(at("1970-01-01T00:00:00Z")));
     }
 
     #[test]

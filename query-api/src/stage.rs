@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 
 use adapters::memory::MemoryViews;
 use async_trait::async_trait;
-use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use axum::response::Response;
@@ -19,7 +18,7 @@ use serde_json::Value;
 use serde_json::value::to_raw_value;
 use tower::ServiceExt;
 use uuid::Uuid;
-use web::{Authenticator, Principal, Principals, TokenSigner, TokenVerifier};
+use web::{Authenticator, Front, Principal, Principals, TokenSigner, TokenVerifier};
 
 use crate::feed::Feed;
 use crate::reader::{Reader, ReaderConfig};
@@ -64,7 +63,7 @@ pub struct Stage {
     feed: Arc<Feed>,
     known: Arc<Known>,
     signer: TokenSigner,
-    router: Router,
+    front: Front,
 }
 
 pub struct Answer {
@@ -106,9 +105,10 @@ impl Stage {
         let authenticator = Authenticator { verifier, principals: known.clone() };
         let shelf = Arc::new(Shelf::default());
         let api = QueryApi::new(reader, shelf.clone(), authenticator);
-        let (router, _) = router(api).split_for_parts();
+        let (router, _) = router(api.clone()).split_for_parts();
+        let front = Front::new(router, web::Served("test".into()), Some(Arc::new(api)));
         let signer = TokenSigner::new(PEM, "test").expect("a key");
-        Self { clock, shelf, cache, views, claims: Mutex::new(claims), feed, known, signer, router }
+        Self { clock, shelf, cache, views, claims: Mutex::new(claims), feed, known, signer, front }
     }
 
     /// Folds an event into every model of its context, as separate batches, and lets the feed see it.
@@ -214,7 +214,7 @@ impl Stage {
 
     async fn send(&self, request: axum::http::request::Builder) -> Answer {
         let request = request.body(Body::empty()).expect("a request");
-        let response: Response = self.router.clone().oneshot(request).await.expect("an answer");
+        let response: Response = self.front.clone().oneshot(request).await.expect("an answer");
         let (parts, body) = response.into_parts();
         let bytes = axum::body::to_bytes(body, usize::MAX).await.expect("a body");
         Answer { status: parts.status, headers: parts.headers, bytes }

@@ -335,7 +335,7 @@ pub fn wish(position: u64, wait: Duration) -> Wish {
 }
 
 pub fn value(served: &Served) -> Value {
-    served.entry.value().expect("JSON")
+    serde_json::from_slice(&served.entry.plain).expect("JSON")
 }
 
 pub fn tags(tags: &[&str]) -> BTreeSet<String> {

@@ -45,6 +45,10 @@ impl MemoryTier {
         }))
     }
 
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
     pub fn get(&self, key: &str, clears: u64) -> Option<Arc<Entry>> {
         let slot = self.0.as_ref()?.get(key)?;
         (slot.clears == clears).then_some(slot.entry)

@@ -17,10 +17,10 @@ use crate::{Answer, Page, PageRequest, ReadModel, Rows, Tag};
 
 pub static SPEC: ModelSpec = ModelSpec {
     name: "available_units",
-    fold_version: 1,
+    fold_version: 2,
     context: Context::Units,
+    // The first is the order of the search: its index carries the others.
     fields: &[
-        Field { name: "listed", kind: FieldKind::Int },
         Field { name: "price_low", kind: FieldKind::Int },
         Field { name: "price_high", kind: FieldKind::Int },
         Field { name: "currency", kind: FieldKind::Text },
@@ -45,7 +45,6 @@ struct Row {
 impl Row {
     fn fields(&self, facts: &UnitFacts) -> Vec<FieldValue> {
         vec![
-            FieldValue::Int(i64::from(self.prices.is_some())),
             self.prices.map(|(low, _)| low).into(),
             self.prices.map(|(_, high)| high).into(),
             facts.property.currency.as_str().into(),
@@ -135,11 +134,14 @@ impl AvailableUnitsFilter {
         }
     }
 
-    fn filters(&self) -> Vec<Filter> {
+    /// What the view store can tell by itself: a row that fails one of these is not in the answer.
+    pub fn filters(&self) -> Vec<Filter> {
         let exactly = |name, value: Option<i64>| value.map(|value| Filter::Eq(name, value.into()));
         let at_least = |name, value: Option<i64>| value.map(|value| Filter::AtLeast(name, value.into()));
         let filters = [
-            exactly("listed", Some(1)),
+            // A unit that is not listed has no price. As a range this is where the search begins in the index; rows without
+            // a price, which may be most of them, stand before it.
+            at_least("price_low", Some(0)),
             self.city.as_ref().map(|city| Filter::Eq("city", city_key(city).into())),
             at_least("price_high", self.min_price),
             self.max_price.map(|price| Filter::AtMost("price_low", price.into())),
@@ -182,6 +184,9 @@ pub struct AvailableUnitOut {
     pub free_until: Option<Date>,
 }
 
+/// The order of the search.
+pub const CHEAPEST_FIRST: OrderBy = OrderBy { field: Some("price_low"), direction: Direction::Ascending };
+
 /// Active, listed, and nothing in the way; cheapest first.
 pub async fn available_units(
     snapshot: &mut dyn ViewSnapshot,
@@ -189,10 +194,9 @@ pub async fn available_units(
     page: &PageRequest,
     now: Timestamp,
 ) -> Result<Answer<Page<AvailableUnitOut>>> {
-    let order = OrderBy { field: Some("price_low"), direction: Direction::Ascending };
     let place = |row: &Row| row.prices.map(|(low, _)| low).into();
     let (value, valid_until) =
-        scan(snapshot, &SPEC, filter.filters(), order, page, place, |row: &Row| look(row, filter, now)).await?;
+        scan(snapshot, &SPEC, filter.filters(), CHEAPEST_FIRST, page, place, |row: &Row| look(row, filter, now)).await?;
     Ok(Answer { value, tags: vec![Tag::collection(SPEC.name)], valid_until })
 }
 

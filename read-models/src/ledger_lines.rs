@@ -2,6 +2,8 @@
 //! money, with all its lines; every balance, statement and list derives from them, as of a business date and as known at a
 //! position of the log. Nothing here ever changes, so an answer about the past stays what it was.
 
+mod books;
+
 use std::collections::BTreeMap;
 
 use domain::finances::{Account, ChargeType, EntryLine, ExternalRef, LedgerEvent, PaymentMethod, ReversalKind, balances};
@@ -15,6 +17,8 @@ use utoipa::ToSchema;
 use crate::ledgers::{self, LedgerHead, ledger_head};
 use crate::time::next_midnight;
 use crate::{Answer, Cursor, Page, PageRequest, ReadModel, Rows, Tag};
+
+pub use books::Books;
 
 pub static SPEC: ModelSpec = ModelSpec {
     name: "ledger_lines",

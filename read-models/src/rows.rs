@@ -10,7 +10,8 @@ use serde_json::Value;
 #[derive(Default)]
 pub struct Rows {
     current: HashMap<String, Option<Value>>,
-    changes: BTreeMap<String, RowChange>,
+    /// The fields of rows that are put; `None` for those that are deleted.
+    changed: BTreeMap<String, Option<Vec<FieldValue>>>,
     tags: BTreeSet<String>,
 }
 
@@ -53,9 +54,13 @@ impl Rows {
         if self.current.get(key).is_some_and(|current| current.as_ref() == Some(&doc)) {
             return Ok(());
         }
-        self.current.insert(key.to_owned(), Some(doc.clone()));
-        self.changes.insert(key.to_owned(), RowChange::Put { key: key.to_owned(), doc, fields });
-        self.tags.extend(tags.iter().map(|tag| (*tag).to_owned()));
+        self.current.insert(key.to_owned(), Some(doc));
+        self.changed.insert(key.to_owned(), Some(fields));
+        for tag in tags {
+            if !self.tags.contains(*tag) {
+                self.tags.insert((*tag).to_owned());
+            }
+        }
         Ok(())
     }
 
@@ -64,11 +69,15 @@ impl Rows {
             return;
         }
         self.current.insert(key.to_owned(), None);
-        self.changes.insert(key.to_owned(), RowChange::Delete { key: key.to_owned() });
+        self.changed.insert(key.to_owned(), None);
         self.tags.extend([key.to_owned(), Self::COLLECTION.to_owned()]);
     }
 
-    pub fn into_changes(self) -> (Vec<RowChange>, BTreeSet<String>) {
-        (self.changes.into_values().collect(), self.tags)
+    pub fn into_changes(mut self) -> (Vec<RowChange>, BTreeSet<String>) {
+        let change = |(key, fields): (String, Option<Vec<FieldValue>>)| match (fields, self.current.remove(&key).flatten()) {
+            (Some(fields), Some(doc)) => RowChange::Put { key, doc, fields },
+            _ => RowChange::Delete { key },
+        };
+        (self.changed.into_iter().map(change).collect(), self.tags)
     }
 }

@@ -6,8 +6,11 @@ use serde::de::DeserializeOwned;
 
 use crate::{Cursor, Page, PageRequest};
 
-/// Rows asked of the store at once while a page is filled.
-const CHUNK: usize = 250;
+/// Rows asked of the store at first. Most pages are filled by the first rows, and reading a row costs more than finding it.
+const CHUNK_MIN: usize = 64;
+/// While a page stays unfilled, each chunk is as much larger than the one before, up to the most.
+const CHUNK_GROWTH: usize = 4;
+const CHUNK_MAX: usize = 1_000;
 
 /// What a row contributes to a page.
 pub struct Look<T> {
@@ -33,7 +36,7 @@ where
 {
     let limit = page.limit.clamp(1, PageRequest::MAX_LIMIT);
     let after = page.after.clone().map(|Cursor(value, key)| (fitting(value, spec, order), key));
-    let mut select = Select { model: spec.name, filters, order, after, limit: CHUNK.max(limit + 1) };
+    let mut select = Select { model: spec.name, filters, order, after, limit: CHUNK_MIN.max(limit + 1) };
     let mut data = Vec::new();
     let mut last: Option<Cursor> = None;
     let mut valid_until: Option<Timestamp> = None;
@@ -57,6 +60,7 @@ where
         if is_last {
             return Ok((Page { data, next_cursor: None }, valid_until));
         }
+        select.limit = (select.limit * CHUNK_GROWTH).clamp(CHUNK_MIN, CHUNK_MAX.max(limit + 1));
     }
 }
 

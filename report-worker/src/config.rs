@@ -13,10 +13,11 @@ use crate::Registry;
 pub struct WorkerConfig {
     /// This worker's name in the report's history, e.g. the host name; at most 100 characters.
     pub name: String,
-    /// Jobs at once.
+    /// Jobs at once. Most of a small job is waiting for durable appends, which the slots share. A rendering holds a connection
+    /// to the views while it reads: there must be as many of them.
     pub slots: usize,
-    /// High messages in hand at most (R10 of reliability-security.md: 10, so that the next one is always here already). Of the
-    /// low ones there is one a slot.
+    /// High messages in hand (R10 of reliability-security.md: 10, so that the next one is always here already); with many
+    /// slots there are more, see [`WorkerConfig::prefetch`].
     pub high_prefetch: u16,
     /// How long a low job waits at most while high ones keep coming.
     pub low_wait_max: Duration,
@@ -35,7 +36,7 @@ pub struct WorkerConfig {
 }
 
 impl WorkerConfig {
-    pub const SLOTS: usize = 2;
+    pub const SLOTS: usize = 8;
 
     pub fn new(name: impl Into<String>) -> Self {
         Self {
@@ -50,6 +51,14 @@ impl WorkerConfig {
             render_delay: Duration::ZERO,
             crash_at: None,
         }
+    }
+
+    /// High and low messages in hand at most. A slot that ends a high job finds the next one here, also while the broker has
+    /// yet to see the last ack: one in work and one waiting for each slot. Of the low ones there is one a slot: what waits in
+    /// hand must not wait until the broker calls the worker dead.
+    pub fn prefetch(&self) -> (u16, u16) {
+        let slots = u16::try_from(self.slots.max(1)).unwrap_or(u16::MAX);
+        (self.high_prefetch.max(slots.saturating_mul(2)), slots)
     }
 }
 

@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
-use commands::{CommandError, Handler, Issue, step};
+use commands::{CommandError, Done, Handler, Issue, step};
 use domain::reports::{Report, ReportCommand, ReportState};
-use domain::{Context, Sha256};
+use domain::{Aggregate, Context, Decide, Moment, Sha256, StreamId};
 use ports::Error;
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::config::{CrashPoint, WorkerConfig, WorkerPorts};
+use crate::order::{Case, Origin};
+use crate::pins::{Pinned, Seen};
 use crate::reports::Rendered;
+use crate::streams::Streams;
 use crate::{Order, pins};
 
 /// Pause after an outage of something we depend on; it is nobody's failure and uses up no try.
@@ -53,15 +56,29 @@ impl From<Error> for Stop {
     }
 }
 
-pub(crate) struct Job<'a> {
-    pub(crate) config: &'a WorkerConfig,
-    pub(crate) ports: &'a WorkerPorts,
-    pub(crate) report_id: Uuid,
+/// What the jobs of one worker share.
+#[derive(Default)]
+pub(crate) struct Desk {
+    streams: Streams,
+    seen: Seen,
 }
 
-impl Job<'_> {
+pub(crate) struct Job<'a> {
+    config: &'a WorkerConfig,
+    ports: &'a WorkerPorts,
+    desk: &'a Desk,
+    report_id: Uuid,
+    /// The request, as soon as it is known: what this job appends belongs to its conversation.
+    origin: Origin,
+}
+
+impl<'a> Job<'a> {
+    pub(crate) fn new(config: &'a WorkerConfig, ports: &'a WorkerPorts, desk: &'a Desk, report_id: Uuid) -> Self {
+        Self { config, ports, desk, report_id, origin: None }
+    }
+
     /// Works on the report; `attempt` is the one that this worker started earlier and could not end.
-    pub(crate) async fn work(&self, attempt: Option<u32>) -> Verdict {
+    pub(crate) async fn work(mut self, attempt: Option<u32>) -> Verdict {
         match self.begin(attempt).await {
             Ok(Begun::Over(verdict)) => verdict,
             Ok(Begun::Attempt { order, attempt }) => match self.attempt(&order).await {
@@ -77,9 +94,8 @@ impl Job<'_> {
     /// Ends a report that cannot even be begun: recorded if it can be, so that its owner sees why and nobody sends it again.
     async fn refuse(&self, reason: String) -> Verdict {
         tracing::error!(report.id = %self.report_id, reason, "a report cannot be worked on");
-        let started = self.execute(ReportCommand::StartAttempt { worker: self.config.name.clone() }).await;
-        let attempt = match started {
-            Ok(()) => self.report().await.map(|report| report.attempt),
+        let attempt = match self.execute(self.start()).await {
+            Ok(_) => self.report().await.map(|report| report.attempt()),
             Err(error) => Err(error),
         };
         match attempt {
@@ -89,40 +105,60 @@ impl Job<'_> {
         }
     }
 
-    /// Everything before the rendering.
-    async fn begin(&self, attempt: Option<u32>) -> Result<Begun, Stop> {
+    /// Everything before the rendering: one load and one append, both shared with the other slots.
+    async fn begin(&mut self, attempt: Option<u32>) -> Result<Begun, Stop> {
         let log = self.handler().logs().get(Context::Reports)?;
-        let Some(order) = Order::load(&**log, self.report_id).await? else {
+        let stream = self.desk.streams.load(&**log, StreamId::of::<Report>(self.report_id)).await?;
+        self.origin = stream.origin.clone();
+        let Some(Case { order, mut report, version }) = Case::of(self.report_id, stream)? else {
             tracing::error!(report.id = %self.report_id, "a message names a report that does not exist");
             return Ok(Begun::Over(Verdict::Dead("unknown")));
         };
-        let report = self.report().await?;
-        if let Some(verdict) = verdict_of(report.state) {
+        if let Some(verdict) = verdict_of(report.state()) {
             return Ok(Begun::Over(verdict));
         }
         let Some(renderer) = self.ports.registry.get(order.kind) else {
             return Err(Stop::Failure { reason: format!("no renderer for {}", order.kind.as_str()), retryable: false });
         };
         let WorkerPorts { views, hints, .. } = self.ports;
+        let (models, patience) = (renderer.models(), self.config.positions_wait_max);
         // Before the attempt is started: waiting for others is no attempt.
-        if !pins::reached(&order, renderer.models(), &**views, &**hints, self.config.positions_wait_max).await? {
+        if !pins::reached(&order, models, &self.desk.seen, &**views, &**hints, patience).await? {
             return Err(Stop::Outage(Error::Unavailable { what: "the views at the pinned positions".into(), source: None }));
         }
         if let Some(attempt) =
-            attempt.filter(|&attempt| report.attempt == attempt && report.state == Some(ReportState::Running))
+            attempt.filter(|&attempt| report.attempt() == attempt && report.state() == Some(ReportState::Running))
         {
             return Ok(Begun::Attempt { order, attempt });
         }
-        match self.execute(ReportCommand::StartAttempt { worker: self.config.name.clone() }).await {
+        let started = match self.execute(self.start()).await {
+            Ok(done) => self.started(&mut report, version, &done),
             // Ended meanwhile, by another worker or by its owner: the state read next says how.
-            Ok(()) | Err(CommandError::Refused(_)) => {}
+            Err(CommandError::Refused(_)) => false,
             Err(error) => return Err(error.into()),
+        };
+        if !started {
+            report = self.report().await?;
         }
-        let report = self.report().await?;
-        match verdict_of(report.state) {
+        match verdict_of(report.state()) {
             Some(verdict) => Ok(Begun::Over(verdict)),
-            None => Ok(Begun::Attempt { order, attempt: report.attempt }),
+            None => Ok(Begun::Attempt { order, attempt: report.attempt() }),
         }
+    }
+
+    fn start(&self) -> ReportCommand {
+        ReportCommand::StartAttempt { worker: self.config.name.clone() }
+    }
+
+    /// Folds what starting an attempt has appended, where that is known without asking: at exactly the version that the start
+    /// of this state leads to, it was this state that was decided on.
+    fn started(&self, report: &mut Report, version: u64, done: &Done) -> bool {
+        let Ok(events) = report.decide(&self.start(), &Moment { now: self.handler().clock().now() }) else { return false };
+        if done.no_op || done.version != version + events.len() as u64 {
+            return false;
+        }
+        events.into_iter().for_each(|event| report.apply(event));
+        true
     }
 
     /// Renders, stores, records, in this order: what the log calls completed is there to be downloaded.
@@ -141,7 +177,7 @@ impl Job<'_> {
         self.pass(CrashPoint::BetweenStoreAndAppend);
         let completed = ReportCommand::CompleteReport { sha256, size, media_type: media_type.to_owned() };
         let outcome = match self.execute(completed).await {
-            Ok(()) => "succeeded",
+            Ok(_) => "succeeded",
             // Cancelled, or given up by another worker, while we rendered: the document is not wanted any more.
             Err(CommandError::Refused(_)) => "superseded",
             Err(error) => return Err(error.into()),
@@ -155,13 +191,13 @@ impl Job<'_> {
         let Some(renderer) = self.ports.registry.get(order.kind).cloned() else {
             return Err(Stop::Failure { reason: format!("no renderer for {}", order.kind.as_str()), retryable: false });
         };
-        let (views, order, delay) = (self.ports.views.clone(), order.clone(), self.config.render_delay);
+        let mut views = Pinned::new(order.clone(), renderer.models(), self.desk.seen.clone(), self.ports.views.clone());
+        let (order, delay) = (order.clone(), self.config.render_delay);
         let mut rendering = AbortOnDrop(tokio::spawn(async move {
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
             }
-            let mut snapshot = views.snapshot().await?;
-            renderer.render(&order, &mut *snapshot).await
+            renderer.render(&order, &mut views).await
         }));
         match timeout(self.config.render_max, &mut rendering.0).await {
             Ok(Ok(rendered)) => Ok(rendered?),
@@ -177,13 +213,13 @@ impl Job<'_> {
         tracing::error!(report.id = %self.report_id, attempt, reason, retryable, "an attempt at a report failed");
         let recorded = self.execute(ReportCommand::FailAttempt { attempt, reason, retryable }).await;
         let report = match recorded {
-            Ok(()) | Err(CommandError::Refused(_)) => self.report().await,
+            Ok(_) | Err(CommandError::Refused(_)) => self.report().await,
             Err(error) => Err(error),
         };
         match report {
-            Ok(report) => verdict_of(report.state).unwrap_or_else(|| {
+            Ok(report) => verdict_of(report.state()).unwrap_or_else(|| {
                 // 1, 4 pauses after the first and the second failure.
-                let pause = self.config.retry_pause * 4_u32.saturating_pow(report.failures.saturating_sub(1).min(5));
+                let pause = self.config.retry_pause * 4_u32.saturating_pow(report.failures().saturating_sub(1).min(5));
                 Verdict::Again { pause, attempt: None }
             }),
             Err(error) => self.later(Error::unavailable("the reports log", error.to_string()), Some(attempt)),
@@ -196,15 +232,18 @@ impl Job<'_> {
         Verdict::Again { pause: OUTAGE_PAUSE.min(self.config.retry_pause), attempt }
     }
 
-    async fn report(&self) -> Result<Progress, CommandError> {
-        let loaded = self.handler().load::<Report>(self.report_id.to_string()).await?;
-        let report = &loaded.state;
-        Ok(Progress { state: report.state(), attempt: report.attempt(), failures: report.failures() })
+    async fn report(&self) -> Result<Report, CommandError> {
+        Ok(self.handler().load::<Report>(self.report_id.to_string()).await?.state.clone())
     }
 
-    async fn execute(&self, command: ReportCommand) -> Result<(), CommandError> {
-        let issue = Issue::by(format!("worker:{}", self.config.name));
-        self.handler().execute(&issue, &[step::<Report>(self.report_id.to_string(), command)]).await.map(drop)
+    async fn execute(&self, command: ReportCommand) -> Result<Done, CommandError> {
+        let mut issue = Issue::by(format!("worker:{}", self.config.name));
+        if let Some((event_id, request)) = &self.origin {
+            issue.metadata.causation_id = Some(*event_id);
+            issue.metadata.correlation_id = request.correlation_id;
+            issue.metadata.traceparent.clone_from(&request.traceparent);
+        }
+        self.handler().execute(&issue, &[step::<Report>(self.report_id.to_string(), command)]).await
     }
 
     fn handler(&self) -> &Handler {
@@ -221,12 +260,6 @@ impl Job<'_> {
 enum Begun {
     Over(Verdict),
     Attempt { order: Order, attempt: u32 },
-}
-
-struct Progress {
-    state: Option<ReportState>,
-    attempt: u32,
-    failures: u32,
 }
 
 /// What to do with the message of a report that is not open; `None` for an open one.

@@ -12,6 +12,7 @@ mod job;
 mod order;
 mod pins;
 mod reports;
+mod streams;
 mod worker;
 
 pub use config::{CrashAt, CrashPoint, WorkerConfig, WorkerPorts, WorkerStatus};

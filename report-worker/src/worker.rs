@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::config::{WorkerConfig, WorkerPorts};
-use crate::job::{Job, Verdict};
+use crate::job::{Desk, Job, Verdict};
 
 /// Pause before a lost consumer is made again; doubles up to the longest.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
@@ -26,7 +26,7 @@ const DUPLICATE_PAUSE: Duration = Duration::from_millis(500);
 /// Works until shutdown. Losing the queue is no reason to stop: a new consumer is made, with its prefetch.
 pub async fn run(config: WorkerConfig, ports: WorkerPorts, shutdown: CancellationToken) {
     let slots = Arc::new(Semaphore::new(config.slots.max(1)));
-    let worker = Arc::new(Worker { config, ports, slots, in_work: Mutex::default() });
+    let worker = Arc::new(Worker { config, ports, slots, desk: Desk::default(), in_work: Mutex::default() });
     let mut jobs = JoinSet::new();
     let mut pause = RECONNECT_PAUSE;
     while !shutdown.is_cancelled() {
@@ -68,6 +68,7 @@ struct Worker {
     config: WorkerConfig,
     ports: WorkerPorts,
     slots: Arc<Semaphore>,
+    desk: Desk,
     /// Reports being worked on here: after a reconnect a message can come again while its job still runs.
     in_work: Mutex<HashSet<Uuid>>,
 }
@@ -99,8 +100,7 @@ enum Next {
 impl Worker {
     /// `None` at shutdown.
     async fn consumer(&self, shutdown: &CancellationToken) -> Result<Option<Arc<dyn JobConsumer>>> {
-        let low_prefetch = u16::try_from(self.config.slots.max(1)).unwrap_or(u16::MAX);
-        let high_prefetch = self.config.high_prefetch.max(low_prefetch);
+        let (high_prefetch, low_prefetch) = self.config.prefetch();
         tokio::select! {
             () = shutdown.cancelled() => Ok(None),
             made = timeout(CONSUMER_WAIT_MAX, self.ports.queue.consumer(high_prefetch, low_prefetch)) => match made {
@@ -121,7 +121,8 @@ impl Worker {
         jobs: &mut JoinSet<()>,
         shutdown: &CancellationToken,
     ) -> Result<()> {
-        let in_hand_max = usize::from(self.config.high_prefetch) + 2 * self.config.slots.max(1);
+        let (high_prefetch, low_prefetch) = self.config.prefetch();
+        let in_hand_max = usize::from(high_prefetch) + usize::from(low_prefetch) + self.config.slots.max(1);
         let (again, mut returning) = mpsc::channel::<Waiting>(in_hand_max);
         let mut high: VecDeque<Waiting> = VecDeque::new();
         let mut low: VecDeque<Waiting> = VecDeque::new();
@@ -192,7 +193,7 @@ impl Worker {
                         .record(self.waited_s(delivery.report_id));
                 }
                 let started = Instant::now();
-                let job = Job { config: &self.config, ports: &self.ports, report_id: delivery.report_id };
+                let job = Job::new(&self.config, &self.ports, &self.desk, delivery.report_id);
                 let verdict = job.work(attempt).await;
                 metrics::histogram!("casitas_job_duration_seconds", "queue" => queue)
                     .record(started.elapsed().as_secs_f64());

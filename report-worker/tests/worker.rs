@@ -501,6 +501,22 @@ async fn a_report_that_pins_no_position_of_what_it_reads_fails_for_good() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_worker_appends_belongs_to_the_conversation_of_the_request() {
+    let lab = Lab::new(64);
+    let ids = lab.request(HIGH, 40).await;
+    let _worker = lab.start();
+    lab.until_state(&ids, ReportState::Succeeded).await;
+    let events = lab.log.read(0, 1_000).await.expect("read");
+    for id in ids {
+        let stream = StreamId::of::<Report>(id);
+        let mut own = events.iter().filter(|event| event.stream == stream);
+        let request = own.next().expect("its request");
+        let rest: Vec<_> = own.map(|event| (event.metadata.correlation_id, event.metadata.causation_id)).collect();
+        assert_eq!(rest, [(request.metadata.correlation_id, Some(request.event_id)); 2], "{id}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn shutdown_finishes_what_runs_and_leaves_the_rest_in_the_queue() {
     let lab = Lab::new(1);
     lab.rendering_takes(Duration::from_secs(5));

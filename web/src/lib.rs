@@ -18,7 +18,7 @@ pub use access::{
 };
 pub use body::{Json, Path, Query, unreadable};
 pub use headers::{IdempotencyKey, IfMatch};
-pub use layers::{Served, layer, not_found};
+pub use layers::{Front, Served, Shortcut, layer, not_found};
 pub use position::{MinPosition, PositionToken, position_header};
 pub use problem::{FieldError, Problem};
 pub use responses::{CommandProblems, ProblemBody, PublicProblems, QueryProblems};

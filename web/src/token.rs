@@ -1,6 +1,7 @@
 //! Access tokens: EdDSA JWT, 15 minutes, `typ: at+jwt`, `kid` from a local JWKS (RFC 8725, RFC 9068).
 
 use std::collections::HashMap;
+use std::sync::{Arc, RwLock};
 
 use domain::Timestamp;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode, jwk::JwkSet};
@@ -13,6 +14,8 @@ const TYPE: &str = "at+jwt";
 /// Seconds an access token lives.
 const LIFETIME: i64 = 15 * 60;
 const LEEWAY: u64 = 30;
+/// Tokens remembered as genuine; about 300 bytes each.
+const REMEMBERED_MAX: usize = 10_000;
 
 /// What an access token says. Roles are not in it: they are read live, so that a change takes effect at once.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -68,6 +71,8 @@ pub struct TokenVerifier {
     keys: HashMap<String, DecodingKey>,
     jwks: serde_json::Value,
     validation: Validation,
+    /// Whole texts, so that only the very same token is found. A signature takes longer to check than an answer to send.
+    genuine: RwLock<HashMap<Box<str>, Arc<AccessClaims>>>,
 }
 
 impl TokenVerifier {
@@ -87,7 +92,12 @@ impl TokenVerifier {
         validation.set_audience(&[AUDIENCE]);
         validation.validate_nbf = true;
         validation.leeway = LEEWAY;
-        Ok(Self { keys, jwks: serde_json::from_str(jwks).map_err(|error| unreadable(&error))?, validation })
+        Ok(Self {
+            keys,
+            jwks: serde_json::from_str(jwks).map_err(|error| unreadable(&error))?,
+            validation,
+            genuine: RwLock::default(),
+        })
     }
 
     /// The public keys as served at `/.well-known/jwks.json`.
@@ -102,12 +112,89 @@ impl TokenVerifier {
 
     /// `None` for anything but a token that our key signed for us and that is valid now. Headers that point to keys elsewhere
     /// (`jku`, `jwk`, `x5u`) are never looked at.
-    pub fn verify(&self, token: &str) -> Option<AccessClaims> {
+    pub fn verify(&self, token: &str) -> Option<Arc<AccessClaims>> {
+        let now = i64::try_from(jsonwebtoken::get_current_timestamp()).ok()?;
+        let known = self.genuine.read().expect(UNPOISONED).get(token).cloned();
+        if let Some(claims) = known.filter(|claims| is_current(claims, now)) {
+            return Some(claims);
+        }
+        let claims = Arc::new(self.check(token)?);
+        if is_current(&claims, now) {
+            self.remember(token, claims.clone(), now);
+        }
+        Some(claims)
+    }
+
+    fn check(&self, token: &str) -> Option<AccessClaims> {
         let header = decode_header(token).ok()?;
         if header.alg != Algorithm::EdDSA || !header.typ.as_deref().is_some_and(|typ| typ.eq_ignore_ascii_case(TYPE)) {
             return None;
         }
         let key = self.keys.get(header.kid.as_deref()?)?;
         decode::<AccessClaims>(token, key, &self.validation).ok().map(|data| data.claims)
+    }
+
+    fn remember(&self, token: &str, claims: Arc<AccessClaims>, now: i64) {
+        let mut genuine = self.genuine.write().expect(UNPOISONED);
+        if genuine.len() >= REMEMBERED_MAX {
+            genuine.retain(|_, claims| is_current(claims, now));
+        }
+        // Still full of valid ones: those in use come back with their next request.
+        if genuine.len() >= REMEMBERED_MAX {
+            genuine.clear();
+        }
+        genuine.insert(token.into(), claims);
+    }
+}
+
+/// Without any leeway: at the edges the token itself is checked.
+fn is_current(claims: &AccessClaims, now: i64) -> bool {
+    claims.nbf <= now && now < claims.exp
+}
+
+const UNPOISONED: &str = "the lock of the tokens is never poisoned: nothing under it panics";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEM: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n-----END PRIVATE KEY-----\n";
+    const JWKS: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"test","alg":"EdDSA","use":"sig","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
+    fn issue(issued: i64) -> String {
+        let now = Timestamp::from_second(issued).expect("an instant");
+        TokenSigner::new(PEM, "test").expect("a key").issue(Uuid::from_u128(1), 3, now).expect("a token").0
+    }
+
+    #[test]
+    fn a_remembered_token_is_the_same_one_and_a_forged_or_expired_one_is_never_remembered() {
+        let verifier = TokenVerifier::new(JWKS).expect("a JWKS");
+        let now = Timestamp::now().as_second();
+        let token = issue(now);
+        let first = verifier.verify(&token).expect("genuine");
+        assert!(Arc::ptr_eq(&first, &verifier.verify(&token).expect("remembered")), "checked once");
+        let mut forged = token.clone().into_bytes();
+        let last = forged.len() - 5;
+        forged[last] = if forged[last] == b'A' { b'B' } else { b'A' };
+        for refused in [String::from_utf8(forged).expect("text"), format!("{token}x"), issue(now - LIFETIME - 60)] {
+            assert!(verifier.verify(&refused).is_none());
+        }
+        // Within the leeway: still accepted, each time by its signature.
+        assert!(verifier.verify(&issue(now - LIFETIME - 5)).is_some());
+        assert_eq!(verifier.genuine.read().expect("not poisoned").len(), 1);
+    }
+
+    #[test]
+    fn a_remembered_token_expires_and_their_number_is_bounded() {
+        let verifier = TokenVerifier::new(JWKS).expect("a JWKS");
+        let now = Timestamp::now().as_second();
+        let claims = verifier.verify(&issue(now)).expect("genuine");
+        assert!(
+            is_current(&claims, claims.exp - 1) && !is_current(&claims, claims.exp) && !is_current(&claims, claims.nbf - 1)
+        );
+        for number in 0..=REMEMBERED_MAX {
+            verifier.remember(&number.to_string(), claims.clone(), now);
+        }
+        assert!(verifier.genuine.read().expect("not poisoned").len() <= REMEMBERED_MAX);
     }
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask`: the native stack and the drivers of the tests. `cargo xtask help` lists them.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -34,6 +34,8 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// The product beside its limits and its peers, on real servers: a table, and docs/benchmarks
+    Bench(Bench),
     /// The whole distributed system on free loopback ports
     Stack {
         #[command(subcommand)]
@@ -98,7 +100,7 @@ struct Up {
     /// Delay each projection batch by this many milliseconds
     #[arg(long)]
     projector_delay_ms: Option<u64>,
-    /// Slots of the report worker (default 2)
+    /// Slots of the report worker (default 8)
     #[arg(long)]
     worker_slots: Option<u32>,
 }
@@ -117,6 +119,48 @@ struct Verify {
     /// Run this casitas instead of building one
     #[arg(long, conflicts_with = "debug")]
     binary: Option<PathBuf>,
+}
+
+/// All but `--binary` is the benchmark's own: see bench/src/main.rs.
+#[derive(Args)]
+struct Bench {
+    /// One round, short runs, small sizes: under three minutes
+    #[arg(long)]
+    quick: bool,
+    /// Only this part; repeatable
+    #[arg(long, value_name = "PART")]
+    only: Vec<String>,
+    /// Print the figures as JSON
+    #[arg(long)]
+    json: bool,
+    /// Rounds (default 3, with --quick 1)
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Write no docs/benchmarks
+    #[arg(long)]
+    no_report: bool,
+    /// Measure on a busy machine, too
+    #[arg(long)]
+    force: bool,
+    /// Measure this casitas instead of building one
+    #[arg(long)]
+    binary: Option<PathBuf>,
+}
+
+impl Bench {
+    fn args(&self) -> Vec<String> {
+        let switches =
+            [("--quick", self.quick), ("--json", self.json), ("--no-report", self.no_report), ("--force", self.force)];
+        let mut args: Vec<String> =
+            switches.into_iter().filter(|(_, on)| *on).map(|(switch, _)| switch.to_owned()).collect();
+        for part in &self.only {
+            args.extend(["--only".to_owned(), part.clone()]);
+        }
+        if let Some(rounds) = self.rounds {
+            args.extend(["--rounds".to_owned(), rounds.to_string()]);
+        }
+        args
+    }
 }
 
 impl Up {
@@ -145,6 +189,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().verb {
         Verb::Test => test::run().map(|counts| counts.failed == 0),
         Verb::Verify(verify) => run_verify(verify),
+        Verb::Bench(bench) => run_bench(&bench),
         Verb::Stack { verb: StackVerb::Up(up) } => stack_up(&up.options()),
         Verb::Tidy => run_tidy(),
         Verb::Simulate { arguments } => simulate(&arguments),
@@ -183,6 +228,16 @@ fn simulate(arguments: &[String]) -> Result<bool> {
     let mut run = workspace::cargo();
     run.args(["run", "--quiet", "--package", "simulation", "--"]).args(arguments);
     Ok(run.status().context("cargo could not be started")?.success())
+}
+
+fn run_bench(bench: &Bench) -> Result<bool> {
+    let product = match &bench.binary {
+        Some(binary) => binary.clone(),
+        None => workspace::build_casitas(Profile::Release)?,
+    };
+    let program = workspace::build("bench", "casitas-bench", Profile::Release)?;
+    let status = Command::new(program).args(bench.args()).arg("--binary").arg(product).status()?;
+    Ok(status.success())
 }
 
 fn run_tidy() -> Result<bool> {

@@ -13,8 +13,10 @@ use crate::servers;
 const POLICY: &str = "/usr/sbin/policy-rc.d";
 
 /// (package, is it there?)
-fn wanted() -> [(&'static str, bool); 6] {
-    [
+type Wanted = Vec<(&'static str, bool)>;
+
+fn wanted() -> Wanted {
+    vec![
         ("postgresql", servers::postgres_installed()),
         ("redis-server", find_program(&["redis-server"]).is_some() && find_program(&["redis-cli"]).is_some()),
         ("rabbitmq-server", servers::rabbitmq_installed()),
@@ -25,11 +27,30 @@ fn wanted() -> [(&'static str, bool); 6] {
     ]
 }
 
+/// What only the benchmark runs, beside all the others: the load generator of its reads.
+fn wanted_for_bench() -> Wanted {
+    let mut all = wanted();
+    all.push(("wrk", find_program(&["wrk"]).is_some()));
+    all
+}
+
 /// Installs what is missing. What is there is left alone, whatever its version.
 ///
 /// # Errors
 /// When something is missing and cannot be installed: it names the packages, and how to install them by hand.
 pub fn install_missing() -> Result<()> {
+    install(wanted)
+}
+
+/// The same with what only the benchmark needs.
+///
+/// # Errors
+/// As `install_missing`.
+pub fn install_for_bench() -> Result<()> {
+    install(wanted_for_bench)
+}
+
+fn install(wanted: fn() -> Wanted) -> Result<()> {
     let missing: Vec<&str> = wanted().into_iter().filter(|(_, there)| !there).map(|(name, _)| name).collect();
     if missing.is_empty() {
         return Ok(());

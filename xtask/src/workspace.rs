@@ -33,8 +33,13 @@ pub enum Profile {
 
 /// Builds `casitas` and answers where it lies.
 pub fn build_casitas(profile: Profile) -> Result<PathBuf> {
+    build("casitas", "casitas", profile)
+}
+
+/// Builds a binary of one of the workspace's packages and answers where it lies.
+pub fn build(package: &str, name: &str, profile: Profile) -> Result<PathBuf> {
     let mut build = cargo();
-    build.args(["build", "--quiet", "--package", "casitas", "--bin", "casitas"]);
+    build.args(["build", "--quiet", "--package", package, "--bin", name]);
     let folder = match profile {
         Profile::Release => {
             build.arg("--release");
@@ -43,8 +48,8 @@ pub fn build_casitas(profile: Profile) -> Result<PathBuf> {
         Profile::Debug => "debug",
     };
     let status = build.status().context("cargo could not be started")?;
-    ensure!(status.success(), "building casitas failed ({status})");
-    let binary = target_dir().join(folder).join("casitas");
+    ensure!(status.success(), "building {name} failed ({status})");
+    let binary = target_dir().join(folder).join(name);
     ensure!(binary.is_file(), "cargo built no {}: is CARGO_BUILD_TARGET set?", binary.display());
     Ok(binary)
 }

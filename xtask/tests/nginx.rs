@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -50,9 +51,23 @@ fn serve(name: &str, stream: TcpStream) {
             let text = serde_json::json!({"name": name, "head": head, "body_bytes": body.len()}).to_string();
             ("200 OK", "application/json", text)
         };
+        // As a replica marks the public list: to be kept to the end of this second.
+        let kept = if head[0].contains("kept=") {
+            let second = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time").as_secs();
+            let etag =
+                if head.iter().any(|line| line.eq_ignore_ascii_case("accept-encoding: gzip")) { "u-1-gz" } else { "u-1" };
+            format!(
+                "X-Accel-Expires: @{second}\r\nETag: \"{etag}\"\r\nVary: accept-encoding\r\nX-Served-By: {name}\r\n\
+                 X-Cache: MISS\r\nCache-Status: casitas; fwd=miss\r\nCache-Control: public, max-age=1\r\n"
+            )
+        } else {
+            String::new()
+        };
         let own = "Content-Security-Policy: default-src 'self'\r\nX-Request-Id: the-backend's";
-        let answer =
-            format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{own}\r\nContent-Length: {}\r\n\r\n{text}", text.len());
+        let answer = format!(
+            "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\n{kept}{own}\r\nContent-Length: {}\r\n\r\n{text}",
+            text.len()
+        );
         if stream.write_all(answer.as_bytes()).is_err() {
             return;
         }
@@ -130,6 +145,63 @@ fn commands_go_to_the_command_api_and_queries_to_both_replicas_in_turn() {
         assert_eq!(names.iter().filter(|name| *name == replica).count(), 4, "{names:?}");
     }
     assert_security_headers(&front.get("/units/available"));
+}
+
+/// Waits until a second has just begun.
+fn next_second() {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a time");
+    thread::sleep(Duration::from_secs(1).saturating_sub(Duration::from_nanos(u64::from(now.subsec_nanos()))));
+    thread::sleep(Duration::from_millis(20));
+}
+
+#[test]
+fn the_public_list_is_kept_for_the_rest_of_a_second_for_those_without_a_token() {
+    let front = Front::start(|_| {});
+    for path in ["/units/available?kept=1", "/v1/units/available?kept=2"] {
+        next_second();
+        let asked: Vec<Answer> = (0..5).map(|_| front.get(path)).collect();
+        let by = |answer: &Answer| answer.header("x-served-by").unwrap_or_default().to_owned();
+        // The first is not written: most searches are asked once.
+        assert!(
+            asked[..2].iter().all(|answer| by(answer) != "nginx" && answer.header("x-cache") == Some("MISS")),
+            "{asked:?}"
+        );
+        for hit in &asked[2..] {
+            assert_eq!((by(hit).as_str(), hit.header("x-cache")), ("nginx", Some("HIT")), "{asked:?}");
+            assert_eq!(hit.header("cache-status"), Some("casitas; hit; ttl=0; detail=nginx"));
+            assert_eq!(hit.body, asked[1].body);
+            assert_eq!(hit.header("x-accel-expires"), None);
+            assert_ne!(hit.header("x-request-id"), asked[1].header("x-request-id"));
+            assert_security_headers(hit);
+        }
+        let unchanged = front.send("GET", path, "If-None-Match: \"u-1\"\r\n", "");
+        assert_eq!((unchanged.status, unchanged.body.as_str(), by(&unchanged).as_str()), (304, "", "nginx"));
+        for own in ["Authorization: Bearer x", "Casitas-Min-Position: units:1", "Accept-Encoding: br, gzip"] {
+            let answer = front.send("GET", path, &format!("{own}\r\n"), "");
+            assert_ne!(by(&answer), "nginx", "{own}");
+        }
+        for _ in 0..2 {
+            front.send("GET", path, "Accept-Encoding: gzip, br\r\n", "");
+        }
+        let packed = front.send("GET", path, "Accept-Encoding: GZIP;q=0.8\r\n", "");
+        assert_eq!((packed.header("etag"), by(&packed).as_str()), (Some("\"u-1-gz\""), "nginx"));
+        let refused = front.send("GET", path, "Accept-Encoding: gzip;q=0\r\n", "");
+        assert_eq!(refused.header("etag"), Some("\"u-1\""));
+        next_second();
+        assert_ne!(by(&front.get(path)), "nginx", "the second is over");
+    }
+}
+
+#[test]
+fn the_micro_cache_can_be_switched_off_and_other_routes_never_use_it() {
+    let front = Front::start(|_| {});
+    let off = Front::start(|options| options.micro_cache = false);
+    next_second();
+    for _ in 0..4 {
+        assert_ne!(off.get("/units/available?kept=1").header("x-served-by"), Some("nginx"));
+        assert_ne!(front.get("/units?kept=1").header("x-served-by"), Some("nginx"));
+        assert_ne!(front.send("POST", "/units/available?kept=1", "", "{}").header("x-served-by"), Some("nginx"));
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The job queue of one process, with RabbitMQ's rules: settle each delivery, bounded prefetch, unsettled ones return to the
 //! front when their consumer goes.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
@@ -29,7 +29,8 @@ struct State {
     waiting: [VecDeque<Message>; 2],
     dead: VecDeque<(Priority, Uuid)>,
     unsettled: HashMap<u64, Unsettled>,
-    consumers: HashSet<u64>,
+    /// Consumers, and how many messages of each priority they hold.
+    consumers: HashMap<u64, [usize; 2]>,
     last_consumer: u64,
     last_tag: u64,
 }
@@ -80,12 +81,14 @@ impl State {
     }
 
     fn take(&mut self, consumer: u64, priority: Priority, prefetch: usize) -> Option<Delivery> {
-        let in_hand = self.unsettled.values().filter(|held| held.consumer == consumer && held.priority == priority).count();
-        if in_hand >= prefetch {
+        if self.consumers.get(&consumer).is_none_or(|held| held[priority as usize] >= prefetch) {
             return None;
         }
         let Message { report_id, redelivered } = self.waiting(priority).pop_front()?;
         self.last_tag += 1;
+        if let Some(held) = self.consumers.get_mut(&consumer) {
+            held[priority as usize] += 1;
+        }
         self.unsettled.insert(self.last_tag, Unsettled { consumer, priority, report_id });
         Some(Delivery { report_id, priority, redelivered, tag: (self.last_tag, consumer) })
     }
@@ -93,7 +96,11 @@ impl State {
     /// `None` for a delivery of an earlier consumer: it was or will be delivered again.
     fn settle(&mut self, consumer: u64, delivery: &Delivery) -> Option<Unsettled> {
         let (tag, of_consumer) = delivery.tag;
-        (of_consumer == consumer).then(|| self.unsettled.remove(&tag)).flatten()
+        let settled = (of_consumer == consumer).then(|| self.unsettled.remove(&tag)).flatten()?;
+        if let Some(held) = self.consumers.get_mut(&consumer) {
+            held[settled.priority as usize] -= 1;
+        }
+        Some(settled)
     }
 
     fn put_back(&mut self, held: Unsettled) {
@@ -120,7 +127,7 @@ impl JobQueue for InProcessQueue {
         let mut state = self.0.state();
         state.last_consumer += 1;
         let id = state.last_consumer;
-        state.consumers.insert(id);
+        state.consumers.insert(id, [0; 2]);
         Ok(Box::new(Consumer { id, prefetch: [high_prefetch.into(), low_prefetch.into()], queue: self.0.clone() }))
     }
 

@@ -8,11 +8,11 @@ use cqrs_es::persist::SerializedEvent;
 use domain::{Context, StreamId, Timestamp};
 use ports::{
     AppendOutcome, AppendRequest, Checkpoint, Clock, Error, EventLog, FollowerCheckpoints, Incarnation, Keep, KeyRecord,
-    KeyUse, LogHead, Position, Recorded, Result, SubjectKeys,
+    KeyUse, LogHead, Position, Recorded, Result, StreamEvents, SubjectKeys,
 };
 use uuid::Uuid;
 
-use crate::stored::{DAY_US, KEY_DAYS, READ_MAX, check_batch, from_micros, micros};
+use crate::stored::{DAY_US, KEY_DAYS, READ_MAX, by_stream, check_batch, distinct, from_micros, micros, serialized};
 
 pub struct MemoryLog {
     context: Context,
@@ -169,6 +169,13 @@ impl EventLog for MemoryLog {
         events.iter().skip(after_sequence as usize).map(|index| serialized(&state.events[*index])).collect()
     }
 
+    async fn load_many(&self, streams: &[StreamId]) -> Result<Vec<StreamEvents>> {
+        let state = self.state();
+        let places = distinct(streams).into_iter().filter_map(|stream| state.streams.get(stream)).flatten();
+        let events: Vec<Recorded> = places.map(|place| state.events[*place].clone()).collect();
+        by_stream(streams, &events)
+    }
+
     async fn append(&self, batch: &[AppendRequest]) -> Result<Vec<AppendOutcome>> {
         check_batch(self.context, batch)?;
         let mut state = self.state();
@@ -205,18 +212,6 @@ impl EventLog for MemoryLog {
         let stored = state.keys.get(&(scope.to_owned(), key.to_owned()));
         Ok(stored.filter(|stored| stored.is_kept(now)).map(|stored| stored.record.clone()))
     }
-}
-
-fn serialized(event: &Recorded) -> Result<SerializedEvent> {
-    Ok(SerializedEvent::new(
-        event.stream.id.clone(),
-        event.sequence as usize,
-        event.stream.kind.as_str().to_owned(),
-        event.event_type.clone(),
-        event.event_version.clone(),
-        event.decode()?,
-        serde_json::Value::Object(serde_json::Map::new()),
-    ))
 }
 
 #[async_trait]

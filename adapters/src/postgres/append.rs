@@ -13,19 +13,21 @@ use crate::stored::{from_micros, signed, unsigned};
 
 const SQL: &str = "SELECT request, kind, first_position, last_position,
     (extract(epoch FROM at) * 1000000)::bigint AS at, stream, actual, outcome
-    FROM casitas_append($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,$21,$22,$23,$24,$25)
-    ORDER BY request";
+    FROM casitas_append($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,$21,$22,$23,$24,$25,$26,$27)";
 
 /// One field an array parameter; the order of the fields is that of the parameters.
 #[derive(Default)]
 pub(super) struct Arrays<'a> {
-    scope: Vec<Option<&'a str>>,
-    key: Vec<Option<&'a str>>,
-    hash: Vec<Option<&'a str>>,
-    keep: Vec<Option<&'a str>>,
-    outcome: Vec<Option<String>>,
-    same_key: Vec<i32>,
     events: Vec<i32>,
+    events_before: Vec<i32>,
+
+    key_request: Vec<i32>,
+    scope: Vec<&'a str>,
+    key: Vec<&'a str>,
+    hash: Vec<&'a str>,
+    keep: Vec<&'a str>,
+    outcome: Vec<String>,
+    same_key: Vec<i32>,
 
     stream_request: Vec<i32>,
     stream_type: Vec<&'a str>,
@@ -53,19 +55,23 @@ impl<'a> Arrays<'a> {
         let mut arrays = Self::default();
         let mut keys = HashMap::new();
         for (request, ordinal) in batch.iter().zip(1..) {
-            let key = request.key.as_ref();
-            arrays.scope.push(key.map(|key| key.scope.as_str()));
-            arrays.key.push(key.map(|key| key.key.as_str()));
-            arrays.hash.push(key.map(|key| key.request_hash.as_str()));
-            arrays.keep.push(key.map(|key| keep_name(key.keep)));
-            arrays.outcome.push(key.map(|key| key.outcome.to_string()));
-            arrays.same_key.push(key.and_then(|key| keys.insert((&key.scope, &key.key), ordinal)).unwrap_or(0));
+            if let Some(key) = &request.key {
+                arrays.key_request.push(ordinal);
+                arrays.scope.push(&key.scope);
+                arrays.key.push(&key.key);
+                arrays.hash.push(&key.request_hash);
+                arrays.keep.push(keep_name(key.keep));
+                arrays.outcome.push(key.outcome.to_string());
+                let index = arrays.key_request.len() as i32;
+                arrays.same_key.push(keys.insert((&key.scope, &key.key), index).unwrap_or(0));
+            }
             arrays.push_events(request, ordinal)?;
         }
         Ok(arrays)
     }
 
     fn push_events(&mut self, request: &'a AppendRequest, ordinal: i32) -> Result<()> {
+        let before = self.event_id.len();
         let mut places = 0..;
         for append in &request.streams {
             self.stream_request.push(ordinal);
@@ -90,18 +96,22 @@ impl<'a> Arrays<'a> {
             }
         }
         self.events.push(places.start);
+        self.events_before
+            .push(i32::try_from(before).map_err(|_| Error::rejected("the event log", "the batch is too large"))?);
         Ok(())
     }
 
     pub(super) fn query(&self) -> Query<'_, Postgres, PgArguments> {
         sqlx::query(SQL)
+            .bind(&self.events)
+            .bind(&self.events_before)
+            .bind(&self.key_request)
             .bind(&self.scope)
             .bind(&self.key)
             .bind(&self.hash)
             .bind(&self.keep)
             .bind(&self.outcome)
             .bind(&self.same_key)
-            .bind(&self.events)
             .bind(&self.stream_request)
             .bind(&self.stream_type)
             .bind(&self.stream_id)
@@ -130,19 +140,40 @@ fn keep_name(keep: Keep) -> &'static str {
     }
 }
 
-/// One outcome a request, in order.
+/// One outcome a request, in order: what the function says of the exceptions, and dense positions behind the head for the rest.
 pub(super) fn outcomes(batch: &[AppendRequest], rows: &[PgRow]) -> Result<Vec<AppendOutcome>> {
-    if rows.len() != batch.len() {
-        return Err(Error::corrupt(format!("casitas_append answered {} of {} requests", rows.len(), batch.len())));
-    }
+    let (head, exceptions) =
+        rows.split_first().ok_or_else(|| Error::corrupt("casitas_append answered nothing".to_owned()))?;
     let streams: Vec<&StreamId> = batch.iter().flat_map(|request| &request.streams).map(|append| &append.stream).collect();
-    batch.iter().zip(rows).map(|(request, row)| outcome(request, &streams, row).map_err(unreadable)?).collect()
+    let mut position: i64 = head.try_get("first_position").map_err(unreadable)?;
+    let at: i64 = head.try_get("at").map_err(unreadable)?;
+    let mut exceptions = exceptions.iter().peekable();
+    let mut outcomes = Vec::with_capacity(batch.len());
+    for (request, ordinal) in batch.iter().zip(1_i32..) {
+        let exception = match exceptions.peek() {
+            Some(row) if row.try_get::<i32, _>("request").map_err(unreadable)? == ordinal => exceptions.next(),
+            _ => None,
+        };
+        outcomes.push(match exception {
+            Some(row) => outcome(request, &streams, row).map_err(unreadable)??,
+            None => {
+                let events: usize = request.streams.iter().map(|append| append.events.len()).sum();
+                let first = position + 1;
+                position += events as i64;
+                committed(first, position, at)?
+            }
+        });
+    }
+    match exceptions.next() {
+        None => Ok(outcomes),
+        Some(_) => Err(Error::corrupt("casitas_append answered what was not asked".to_owned())),
+    }
 }
 
 fn outcome(request: &AppendRequest, streams: &[&StreamId], row: &PgRow) -> Result<Result<AppendOutcome>, sqlx::Error> {
     let kind: &str = row.try_get("kind")?;
     Ok(match kind {
-        "committed" => {
+        "sent" => {
             let (first, last): (i64, i64) = (row.try_get("first_position")?, row.try_get("last_position")?);
             let at: i64 = row.try_get("at")?;
             committed(first, last, at)

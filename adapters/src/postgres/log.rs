@@ -5,7 +5,9 @@ use std::sync::{Arc, RwLock};
 use async_trait::async_trait;
 use cqrs_es::persist::{PersistedEventRepository, SerializedEvent};
 use domain::{Context, StreamId, with_aggregate};
-use ports::{AppendOutcome, AppendRequest, Error, EventLog, KeyRecord, LogHead, Metadata, Position, Recorded, Result};
+use ports::{
+    AppendOutcome, AppendRequest, Error, EventLog, KeyRecord, LogHead, Metadata, Position, Recorded, Result, StreamEvents,
+};
 use postgres_es::PostgresEventRepository;
 use serde_json::value::RawValue;
 use sqlx::postgres::{PgConnection, PgRow};
@@ -101,7 +103,7 @@ impl PostgresLog {
         Error::corrupt(format!("{}: {error}", self.what))
     }
 
-    fn recorded(&self, row: &PgRow) -> Result<Recorded> {
+    pub(super) fn recorded(&self, row: &PgRow) -> Result<Recorded> {
         let position: i64 = self.column(row, "position")?;
         let broken = |detail: String| Error::corrupt(format!("{} at position {position}: {detail}", self.what));
         let kind = self.column::<&str>(row, "aggregate_type")?.parse().map_err(broken)?;
@@ -149,6 +151,10 @@ impl EventLog for PostgresLog {
                 Err(Error::unavailable(&self.what, elapsed))
             }
         }
+    }
+
+    async fn load_many(&self, streams: &[StreamId]) -> Result<Vec<StreamEvents>> {
+        self.streams(streams).await
     }
 
     async fn append(&self, batch: &[AppendRequest]) -> Result<Vec<AppendOutcome>> {

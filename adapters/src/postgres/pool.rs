@@ -67,6 +67,8 @@ impl PostgresServer {
             .password(&self.password)
             .database(database)
             .application_name("casitas")
+            // Short statements on plans that are kept: compiling them costs more than it ever saves.
+            .options([("jit", "off")])
             .disable_statement_logging()
     }
 

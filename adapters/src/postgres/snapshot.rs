@@ -87,6 +87,19 @@ impl Drop for PostgresSnapshot {
     }
 }
 
+/// Planned anew for its values: a plan for any value would take a rare city for a common one.
+pub(super) fn bound(sql: &str, binds: Vec<Bind>) -> PgQuery<'_> {
+    let query = sqlx::query(sql).persistent(false);
+    binds.into_iter().fold(query, |query, bind| match bind {
+        Bind::Int(number) => query.bind(number),
+        Bind::Text(text) => query.bind(text),
+        Bind::Ints(numbers) => query.bind(numbers),
+        Bind::Texts(texts) => query.bind(texts),
+    })
+}
+
+type PgQuery<'q> = sqlx::query::Query<'q, Postgres, sqlx::postgres::PgArguments>;
+
 #[async_trait]
 impl ViewSnapshot for PostgresSnapshot {
     async fn head(&mut self, model: &str) -> Result<ModelHead> {
@@ -103,15 +116,7 @@ impl ViewSnapshot for PostgresSnapshot {
     async fn select(&mut self, select: &Select) -> Result<Vec<Row>> {
         let generation = self.live(select.model).await?.generation;
         let built = build::<PostgresDialect>(select, generation)?;
-        let mut query = sqlx::query(&built.sql);
-        for bind in built.binds {
-            query = match bind {
-                Bind::Int(number) => query.bind(number),
-                Bind::Text(text) => query.bind(text),
-                Bind::Ints(numbers) => query.bind(numbers),
-                Bind::Texts(texts) => query.bind(texts),
-            };
-        }
+        let query = bound(&built.sql, built.binds);
         let rows = self.run(async |connection| query.fetch_all(connection).await).await?;
         rows.iter().map(|row| Ok(Row { key: column(row, "key")?, doc: column(row, "doc")? })).collect()
     }

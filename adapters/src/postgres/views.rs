@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use ports::{
-    Claim, Error, FieldKind, FieldValue, ModelHead, ModelSpec, Result, RowChange, ViewBatch, ViewChange, ViewSnapshot,
-    ViewStore,
+    Claim, Error, FieldKind, FieldValue, ModelHead, ModelSpec, Result, RowChange, Select, ViewBatch, ViewChange,
+    ViewSnapshot, ViewStore,
 };
 use serde_json::Value;
 use sqlx::PgPool;
@@ -15,8 +15,8 @@ use uuid::Uuid;
 use super::claims::Claims;
 use super::errors::{Call, within};
 use super::pool::{PostgresServer, acquire};
-use super::snapshot::{HEADS, PostgresSnapshot, column, head_of};
-use crate::keyset::{column as field_column, shape, table};
+use super::snapshot::{HEADS, PostgresDialect, PostgresSnapshot, bound, column, head_of};
+use crate::keyset::{Query, build, column as field_column, index_columns, shape, table};
 use crate::stored::{signed, unsigned};
 use crate::views::{CHANGES_KEPT, TRIM_EVERY, another_fold, another_shape, check_batch, moved};
 
@@ -37,6 +37,18 @@ impl PostgresViews {
         Self { pool: server.pool(&database), claims: Claims::new(WHAT.to_owned(), server.options(&database)) }
     }
 
+    /// How the server answers a select, as the JSON of EXPLAIN with what it really did.
+    pub async fn plan(&self, select: &Select) -> Result<Value> {
+        let sql = format!("{HEADS} AND model = $1");
+        let head = sqlx::query(&sql).bind(select.model);
+        let head = self.run(Call::Read, async |connection| head.fetch_one(connection).await).await?;
+        let Query { sql, binds } = build::<PostgresDialect>(select, head_of(&head)?.generation)?;
+        let sql = format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}");
+        let query = bound(&sql, binds);
+        let row = self.run(Call::Read, async |connection| query.fetch_one(connection).await).await?;
+        column(&row, "QUERY PLAN")
+    }
+
     async fn run<T>(&self, call: Call, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>) -> Result<T> {
         let mut connection = acquire(&self.pool, WHAT).await?;
         let answer = within(WHAT, call, work(&mut connection)).await;
@@ -51,14 +63,15 @@ impl PostgresViews {
 fn creation(spec: &ModelSpec, generation: u64) -> Result<String> {
     let table = table(spec.name, generation)?;
     let (mut columns, mut indexes) = (String::new(), String::new());
-    for (field, ordinal) in spec.fields.iter().zip(1..) {
+    for (field, ordinal) in spec.fields.iter().zip(1_usize..) {
         let name = field_column(field.name)?;
         let kind = match field.kind {
             FieldKind::Text => "text COLLATE \"C\"",
             FieldKind::Int => "bigint",
         };
         columns.push_str(&format!(", {name} {kind}"));
-        indexes.push_str(&format!("CREATE INDEX IF NOT EXISTS {table}_{ordinal} ON {table} ({name} NULLS FIRST, key);\n"));
+        let indexed = index_columns(spec, ordinal - 1, " NULLS FIRST")?;
+        indexes.push_str(&format!("CREATE INDEX IF NOT EXISTS {table}_{ordinal} ON {table} ({indexed});\n"));
     }
     Ok(format!(
         "CREATE TABLE IF NOT EXISTS {table} (key text COLLATE \"C\" PRIMARY KEY, doc json NOT NULL{columns});

@@ -23,9 +23,10 @@ const PERSISTENT: u8 = 2;
 /// The job queue in RabbitMQ. Connects at first use and again after each loss.
 pub struct RabbitQueue {
     config: RabbitConfig,
-    /// Alarms of the broker block connections that publish, so nothing else uses this one. Locked for a whole publish: a
-    /// returned message is told apart only by what is in flight.
-    publisher: Mutex<Option<Link>>,
+    /// One a queue, in the order of [`Priority::ALL`], so that neither waits for the other's confirms. Alarms of the broker
+    /// block connections that publish, so nothing else uses these. Locked for a whole publish: a returned message is told
+    /// apart only by what is in flight.
+    publishers: [Mutex<Option<Link>>; 2],
     observer: Mutex<Option<Link>>,
 }
 
@@ -37,7 +38,7 @@ struct Link {
 
 impl RabbitQueue {
     pub fn new(config: RabbitConfig) -> Self {
-        Self { config, publisher: Mutex::default(), observer: Mutex::default() }
+        Self { config, publishers: Default::default(), observer: Mutex::default() }
     }
 
     /// Makes exchanges, queues and bindings that are missing; for tests and for a broker that lost them. Needs a user with the
@@ -53,7 +54,7 @@ impl RabbitQueue {
     }
 
     async fn publish_once(&self, priority: Priority, report_ids: &[Uuid]) -> Result<Published> {
-        let mut publisher = self.publisher.lock().await;
+        let mut publisher = self.publishers[priority as usize].lock().await;
         // Taken out, and put back only when all went well: a link in an unknown state is not used again.
         let link = match publisher.take().filter(Link::is_usable) {
             Some(link) => link,

@@ -1,43 +1,162 @@
-//! A batch inside the one write transaction of a log: judged request by request, inserted event by event.
+//! A batch inside the one write transaction of a log: what is in the way is looked up for all requests together, the requests
+//! are judged in memory, and what is accepted is inserted many rows a statement.
 
-use ports::{AppendOutcome, AppendRequest, Keep, KeyRecord, KeyUse, Position, Result, StreamAppend};
-use sqlx::sqlite::SqliteConnection;
+use std::collections::HashMap;
+
+use ports::{AppendOutcome, AppendRequest, Error, Keep, KeyRecord, KeyUse, NewEvent, Position, Result, StreamAppend};
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{FromRow, Sqlite, query::Query};
 
 use super::file::DatabaseFile;
 use crate::stored::{DAY_US, KEY_DAYS, from_micros, signed, unsigned};
 
-pub(super) struct Append<'a> {
-    pub file: &'a DatabaseFile,
-    pub connection: &'a mut SqliteConnection,
-    /// The last position given out.
-    pub head: i64,
-    pub recorded_at_us: i64,
+/// Rows of one statement: the largest of these that is left to fill, so that few statements have to be prepared.
+const ROWS: [usize; 4] = [64, 16, 4, 1];
+
+type Name<'a> = (&'a str, &'a str);
+
+/// Appends a batch in an open transaction; one outcome a request, in order.
+pub(super) async fn append(
+    file: &DatabaseFile,
+    connection: &mut SqliteConnection,
+    batch: &[AppendRequest],
+    now_us: i64,
+) -> Result<Vec<AppendOutcome>> {
+    let last = sqlx::query_as("SELECT position, recorded_at FROM events ORDER BY position DESC LIMIT 1");
+    let last: Option<(i64, i64)> = file.run(last.fetch_optional(&mut *connection)).await?;
+    let (head, last_us) = last.unwrap_or((0, i64::MIN));
+    let mut append = Append { file, connection, head, recorded_at_us: now_us.max(last_us) };
+    let versions = append.versions(batch).await?;
+    let mut keys = append.keys(batch).await?;
+    let mut outcomes = Vec::with_capacity(batch.len());
+    let (mut new_events, mut new_keys) = (Vec::new(), Vec::new());
+    for request in batch {
+        let clash = request.streams.iter().find_map(|append| {
+            let actual = versions.get(&name(append)).copied().unwrap_or(0);
+            (actual != append.expected_version).then_some((append, actual))
+        });
+        let known = request.key.as_ref().and_then(|key| keys.get(&(key.scope.as_str(), key.key.as_str())));
+        // A resent command is always in its own way: its events have moved its stream on.
+        if (clash.is_some() || known.is_some())
+            && let Some(committed) = append.already_committed(request).await?
+        {
+            outcomes.push(committed);
+        } else if let (Some(key), Some(record)) = (&request.key, known) {
+            outcomes.push(match record.request_hash == key.request_hash {
+                true => AppendOutcome::Replayed(record.clone()),
+                false => AppendOutcome::KeyReused,
+            });
+        } else if let Some((append, actual)) = clash {
+            outcomes.push(AppendOutcome::VersionConflict { stream: append.stream.clone(), actual });
+        } else {
+            let first = append.head + 1;
+            append.accept(request, &mut new_events)?;
+            if let Some(key) = &request.key {
+                let (request_hash, outcome) = (key.request_hash.clone(), key.outcome.clone());
+                let record = KeyRecord { request_hash, outcome, position: unsigned(append.head)? };
+                keys.insert((&key.scope, &key.key), record);
+                new_keys.push((key, append.head));
+            }
+            outcomes.push(AppendOutcome::Committed {
+                first: unsigned(first)?,
+                last: unsigned(append.head)?,
+                recorded_at: from_micros(append.recorded_at_us)?,
+            });
+        }
+    }
+    append.insert_events(&new_events).await?;
+    append.insert_keys(&new_keys).await?;
+    Ok(outcomes)
 }
 
-impl<'a> Append<'a> {
-    pub(super) async fn start(file: &'a DatabaseFile, connection: &'a mut SqliteConnection, now_us: i64) -> Result<Self> {
-        let last = sqlx::query_as("SELECT position, recorded_at FROM events ORDER BY position DESC LIMIT 1");
-        let last: Option<(i64, i64)> = file.run(last.fetch_optional(&mut *connection)).await?;
-        let (head, last_us) = last.unwrap_or((0, i64::MIN));
-        Ok(Self { file, connection, head, recorded_at_us: now_us.max(last_us) })
-    }
+struct Append<'a> {
+    file: &'a DatabaseFile,
+    connection: &'a mut SqliteConnection,
+    /// The last position given out.
+    head: i64,
+    recorded_at_us: i64,
+}
 
-    pub(super) async fn request(&mut self, request: &AppendRequest) -> Result<AppendOutcome> {
-        if let Some(committed) = self.already_committed(request).await? {
-            return Ok(committed);
-        }
-        if let Some(key) = &request.key
-            && let Some(outcome) = self.used_key(key).await?
-        {
-            return Ok(outcome);
-        }
-        for append in &request.streams {
-            let actual = self.version(append).await?;
-            if actual != append.expected_version {
-                return Ok(AppendOutcome::VersionConflict { stream: append.stream.clone(), actual });
+/// An event in its place.
+struct Placed<'a> {
+    request: &'a AppendRequest,
+    append: &'a StreamAppend,
+    event: &'a NewEvent,
+    sequence: i64,
+    position: i64,
+}
+
+fn name(append: &StreamAppend) -> Name<'_> {
+    (append.stream.kind.as_str(), &append.stream.id)
+}
+
+/// The items in groups as large as one statement may be.
+fn groups<T>(mut items: &[T]) -> impl Iterator<Item = &[T]> {
+    std::iter::from_fn(move || {
+        let size = ROWS.into_iter().find(|size| *size <= items.len())?;
+        let (group, rest) = items.split_at(size);
+        items = rest;
+        Some(group)
+    })
+}
+
+fn repeated(row: &str, times: usize) -> String {
+    vec![row; times].join(", ")
+}
+
+impl Append<'_> {
+    /// The last sequence of each stream that exists.
+    async fn versions<'b>(&mut self, batch: &'b [AppendRequest]) -> Result<HashMap<Name<'b>, u64>> {
+        let names: Vec<Name> = batch.iter().flat_map(|request| &request.streams).map(name).collect();
+        let mut versions = HashMap::with_capacity(names.len());
+        for group in groups(&names) {
+            let sql = format!(
+                "WITH q(kind, id) AS (VALUES {})
+                 SELECT (SELECT coalesce(max(sequence), 0) FROM events WHERE aggregate_type = q.kind AND aggregate_id = q.id)
+                   FROM q",
+                repeated("(?, ?)", group.len())
+            );
+            let found: Vec<(i64,)> = self.look_up(&sql, group).await?;
+            for (name, (version,)) in group.iter().zip(found) {
+                versions.insert(*name, unsigned(version)?);
             }
         }
-        self.insert(request).await
+        Ok(versions)
+    }
+
+    /// The records of the batch's keys that are still kept.
+    async fn keys<'b>(&mut self, batch: &'b [AppendRequest]) -> Result<HashMap<Name<'b>, KeyRecord>> {
+        let names: Vec<Name> =
+            batch.iter().filter_map(|request| request.key.as_ref()).map(|key| (&*key.scope, &*key.key)).collect();
+        let mut records = HashMap::new();
+        for group in groups(&names) {
+            let sql = format!(
+                "WITH q(scope, key) AS (VALUES {})
+                 SELECT k.request_hash, k.outcome, k.position, k.keep, k.created_at
+                   FROM q LEFT JOIN idempotency_keys k ON k.scope = q.scope AND k.key = q.key",
+                repeated("(?, ?)", group.len())
+            );
+            let found: Vec<StoredKey> = self.look_up(&sql, group).await?;
+            for (name, stored) in group.iter().zip(found) {
+                if let Some(record) = stored.record(self.file, self.recorded_at_us)? {
+                    records.insert(*name, record);
+                }
+            }
+        }
+        Ok(records)
+    }
+
+    /// One row a name, in their order: rows of VALUES come as they stand, and each is joined with one row at most.
+    async fn look_up<T>(&mut self, sql: &str, names: &[Name<'_>]) -> Result<Vec<T>>
+    where
+        T: for<'r> FromRow<'r, SqliteRow> + Send + Unpin,
+    {
+        let query = names.iter().fold(sqlx::query_as(sql), |query, (first, second)| query.bind(first).bind(second));
+        let rows: Vec<T> = self.file.run(query.fetch_all(&mut *self.connection)).await?;
+        match rows.len() == names.len() {
+            true => Ok(rows),
+            false => Err(Error::corrupt(format!("{} rows for {} names", rows.len(), names.len()))),
+        }
     }
 
     async fn already_committed(&mut self, request: &AppendRequest) -> Result<Option<AppendOutcome>> {
@@ -59,83 +178,94 @@ impl<'a> Append<'a> {
         Ok(Some(AppendOutcome::Committed { first: unsigned(first)?, last: unsigned(last)?, recorded_at: from_micros(at)? }))
     }
 
-    async fn used_key(&mut self, key: &KeyUse) -> Result<Option<AppendOutcome>> {
-        let stored = find_key(self.file, &mut *self.connection, &key.scope, &key.key, self.recorded_at_us).await?;
-        Ok(stored.map(|record| match record.request_hash == key.request_hash {
-            true => AppendOutcome::Replayed(record),
-            false => AppendOutcome::KeyReused,
-        }))
-    }
-
-    async fn version(&mut self, append: &StreamAppend) -> Result<u64> {
-        let last = sqlx::query_scalar(
-            "SELECT coalesce(max(sequence), 0) FROM events WHERE aggregate_type = ? AND aggregate_id = ?",
-        )
-        .bind(append.stream.kind.as_str())
-        .bind(&append.stream.id);
-        unsigned(self.file.run(last.fetch_one(&mut *self.connection)).await?)
-    }
-
-    async fn insert(&mut self, request: &AppendRequest) -> Result<AppendOutcome> {
-        let first = self.head + 1;
+    fn accept<'b>(&mut self, request: &'b AppendRequest, to: &mut Vec<Placed<'b>>) -> Result<()> {
         for append in &request.streams {
-            self.insert_events(request, append).await?;
+            for (event, sequence) in append.events.iter().zip(signed(append.expected_version)? + 1..) {
+                self.head += 1;
+                to.push(Placed { request, append, event, sequence, position: self.head });
+            }
         }
-        if let Some(key) = &request.key {
-            self.insert_key(key).await?;
-        }
-        Ok(AppendOutcome::Committed {
-            first: unsigned(first)?,
-            last: unsigned(self.head)?,
-            recorded_at: from_micros(self.recorded_at_us)?,
-        })
+        Ok(())
     }
 
-    async fn insert_events(&mut self, request: &AppendRequest, append: &StreamAppend) -> Result<()> {
-        for (event, sequence) in append.events.iter().zip(signed(append.expected_version)? + 1..) {
-            let insert = sqlx::query(
+    async fn insert_events(&mut self, events: &[Placed<'_>]) -> Result<()> {
+        for group in groups(events) {
+            let sql = format!(
                 "INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, position,
-                     event_id, effective_on, recorded_at, actor, correlation_id, causation_id, traceparent)
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            )
-            .bind(append.stream.kind.as_str())
-            .bind(&append.stream.id)
-            .bind(sequence)
-            .bind(&event.event_type)
-            .bind(&event.event_version)
-            .bind(event.payload.get())
-            .bind(self.head + 1)
-            .bind(event.event_id.to_string())
-            .bind(event.effective_on.to_string())
-            .bind(self.recorded_at_us)
-            .bind(&request.metadata.actor)
-            .bind(request.metadata.correlation_id.to_string())
-            .bind(request.metadata.causation_id.map(|id| id.to_string()))
-            .bind(&request.metadata.traceparent);
+                     event_id, effective_on, recorded_at, actor, correlation_id, causation_id, traceparent) VALUES {}",
+                repeated("(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", group.len())
+            );
+            let at = self.recorded_at_us;
+            let insert = group.iter().fold(sqlx::query(&sql), |query, placed| bind_event(query, placed, at));
             self.file.run(insert.execute(&mut *self.connection)).await?;
-            self.head += 1;
         }
         Ok(())
     }
 
     /// The row of an expired key is taken over.
-    async fn insert_key(&mut self, key: &KeyUse) -> Result<()> {
-        let keep = match key.keep {
-            Keep::Days30 => "days30",
-            Keep::Forever => "forever",
+    async fn insert_keys(&mut self, keys: &[(&KeyUse, i64)]) -> Result<()> {
+        for group in groups(keys) {
+            let sql = format!(
+                "INSERT OR REPLACE INTO idempotency_keys (scope, key, request_hash, outcome, position, keep, created_at)
+                 VALUES {}",
+                repeated("(?, ?, ?, ?, ?, ?, ?)", group.len())
+            );
+            let at = self.recorded_at_us;
+            let insert = group.iter().fold(sqlx::query(&sql), |query, (key, position)| {
+                let keep = match key.keep {
+                    Keep::Days30 => "days30",
+                    Keep::Forever => "forever",
+                };
+                let query = query.bind(&key.scope).bind(&key.key).bind(&key.request_hash).bind(key.outcome.to_string());
+                query.bind(*position).bind(keep).bind(at)
+            });
+            self.file.run(insert.execute(&mut *self.connection)).await?;
+        }
+        Ok(())
+    }
+}
+
+type Insert<'q> = Query<'q, Sqlite, sqlx::sqlite::SqliteArguments<'q>>;
+
+fn bind_event<'q>(query: Insert<'q>, placed: &Placed<'q>, recorded_at_us: i64) -> Insert<'q> {
+    let Placed { request, append, event, sequence, position } = *placed;
+    query
+        .bind(append.stream.kind.as_str())
+        .bind(&append.stream.id)
+        .bind(sequence)
+        .bind(&event.event_type)
+        .bind(&event.event_version)
+        .bind(event.payload.get())
+        .bind(position)
+        .bind(event.event_id.to_string())
+        .bind(event.effective_on.to_string())
+        .bind(recorded_at_us)
+        .bind(&request.metadata.actor)
+        .bind(request.metadata.correlation_id.to_string())
+        .bind(request.metadata.causation_id.map(|id| id.to_string()))
+        .bind(&request.metadata.traceparent)
+}
+
+/// A row of the keys' table, or nulls.
+#[derive(FromRow)]
+struct StoredKey {
+    request_hash: Option<String>,
+    outcome: Option<String>,
+    position: Option<i64>,
+    keep: Option<String>,
+    created_at: Option<i64>,
+}
+
+impl StoredKey {
+    fn record(self, file: &DatabaseFile, now_us: i64) -> Result<Option<KeyRecord>> {
+        let (Some(request_hash), Some(outcome), Some(position)) = (self.request_hash, self.outcome, self.position) else {
+            return Ok(None);
         };
-        let insert = sqlx::query(
-            "INSERT OR REPLACE INTO idempotency_keys (scope, key, request_hash, outcome, position, keep, created_at)
-             VALUES (?, ?, ?, ?, ?, ?, ?)",
-        )
-        .bind(&key.scope)
-        .bind(&key.key)
-        .bind(&key.request_hash)
-        .bind(key.outcome.to_string())
-        .bind(self.head)
-        .bind(keep)
-        .bind(self.recorded_at_us);
-        self.file.run(insert.execute(&mut *self.connection)).await.map(drop)
+        if self.keep.as_deref() != Some("forever") && self.created_at.unwrap_or(0) <= now_us - KEY_DAYS * DAY_US {
+            return Ok(None);
+        }
+        let outcome = serde_json::from_str(&outcome).map_err(|error| file.corrupt(&error))?;
+        Ok(Some(KeyRecord { request_hash, outcome, position: unsigned(position)? }))
     }
 }
 

@@ -5,13 +5,15 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use cqrs_es::persist::{PersistedEventRepository, SerializedEvent};
 use domain::{Context, StreamId, with_aggregate};
-use ports::{AppendOutcome, AppendRequest, Clock, EventLog, KeyRecord, LogHead, Metadata, Position, Recorded, Result};
+use ports::{
+    AppendOutcome, AppendRequest, Clock, EventLog, KeyRecord, LogHead, Metadata, Position, Recorded, Result, StreamEvents,
+};
 use serde_json::value::RawValue;
 use sqlite_es::SqliteEventRepository;
 use sqlx::sqlite::{SqliteRow, SqliteSynchronous};
 
 use super::DataFolder;
-use super::append::{Append, find_key};
+use super::append::{append, find_key};
 use super::file::{DatabaseFile, Step, map_load};
 use crate::stored::{DAY_US, KEY_DAYS, READ_MAX, check_batch, check_dense, from_micros, micros, signed, unsigned};
 
@@ -50,7 +52,7 @@ impl SqliteLog {
         self.file.writer.close().await;
     }
 
-    fn recorded(&self, row: &SqliteRow) -> Result<Recorded> {
+    pub(super) fn recorded(&self, row: &SqliteRow) -> Result<Recorded> {
         let file = &self.file;
         let id: String = file.column(row, "aggregate_id")?;
         Ok(Recorded {
@@ -88,14 +90,14 @@ impl EventLog for SqliteLog {
         loaded.map_err(|error| map_load(&self.file.what, error))
     }
 
+    async fn load_many(&self, streams: &[StreamId]) -> Result<Vec<StreamEvents>> {
+        self.streams(streams).await
+    }
+
     async fn append(&self, batch: &[AppendRequest]) -> Result<Vec<AppendOutcome>> {
         check_batch(self.context, batch)?;
         let mut transaction = self.file.begin().await?;
-        let mut append = Append::start(&self.file, &mut transaction, micros(self.clock.now())).await?;
-        let mut outcomes = Vec::with_capacity(batch.len());
-        for request in batch {
-            outcomes.push(append.request(request).await?);
-        }
+        let outcomes = append(&self.file, &mut transaction, batch, micros(self.clock.now())).await?;
         self.file.commit(transaction).await?;
         Ok(outcomes)
     }

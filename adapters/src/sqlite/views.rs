@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::DataFolder;
 use super::file::{DatabaseFile, Step};
 use super::snapshot::{HEADS, SqliteSnapshot, head_of};
-use crate::keyset::{column, shape, table};
+use crate::keyset::{column, index_columns, shape, table};
 use crate::stored::{signed, unsigned};
 use crate::views::{CHANGES_KEPT, TRIM_EVERY, another_fold, another_shape, check_batch, moved};
 
@@ -46,14 +46,15 @@ impl SqliteViews {
 fn creation(spec: &ModelSpec, generation: u64) -> Result<String> {
     let table = table(spec.name, generation)?;
     let (mut columns, mut indexes) = (String::new(), String::new());
-    for (field, ordinal) in spec.fields.iter().zip(1..) {
+    for (field, ordinal) in spec.fields.iter().zip(1_usize..) {
         let name = column(field.name)?;
         let kind = match field.kind {
             FieldKind::Text => "text",
             FieldKind::Int => "integer",
         };
         columns.push_str(&format!(", {name} {kind}"));
-        indexes.push_str(&format!("CREATE INDEX {table}_{ordinal} ON {table} ({name}, key);\n"));
+        let indexed = index_columns(spec, ordinal - 1, "")?;
+        indexes.push_str(&format!("CREATE INDEX {table}_{ordinal} ON {table} ({indexed});\n"));
     }
     Ok(format!("CREATE TABLE {table} (key text PRIMARY KEY NOT NULL, doc text NOT NULL{columns}) STRICT;\n{indexes}"))
 }

@@ -26,6 +26,7 @@ pub async fn all(log: Arc<dyn EventLog>) {
     the_head_names_the_last_event(shared).await;
     appended_events_come_back_as_they_were(shared).await;
     a_stream_is_loaded_after_a_sequence(shared).await;
+    many_streams_come_at_once_each_whole_and_in_its_place(shared).await;
     a_wrong_expected_version_is_a_conflict_and_writes_nothing(shared).await;
     each_request_of_a_batch_has_its_own_outcome(shared).await;
     a_command_over_several_streams_stands_or_falls_whole(shared).await;

@@ -146,3 +146,33 @@ async fn no_more_than_its_share_of_a_queue_is_in_the_broker_and_low_jobs_keep_no
     assert!(world.events(Context::Reports).await.len() == 651);
     process.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_dispatcher_that_starts_again_reads_only_from_the_oldest_open_report() {
+    let world = World::new();
+    let client = world.client();
+    let floor = || async {
+        let stored = world.log(Context::Reports).inner.follower_checkpoint("dispatcher:reports:floor").await;
+        stored.expect("answered").map_or(0, |checkpoint| checkpoint.position)
+    };
+    let process = world.start(vec![]);
+    for _ in 0..20 {
+        let id = request_report(&client, ReportKind::LeaseRegister).await;
+        execute::<Report>(&client, id, ReportCommand::CancelReport).await;
+    }
+    let open = request_report(&client, ReportKind::LedgerStatement).await;
+    for _ in 0..20 {
+        let id = request_report(&client, ReportKind::LeaseRegister).await;
+        execute::<Report>(&client, id, ReportCommand::CancelReport).await;
+    }
+    until("the floor stands before the open one", || async { floor().await == 40 }).await;
+    process.stop().await;
+    // A broker that lost everything: what is open is known without the 40 events before it.
+    world.queue.wipe(Arc::new(InProcessQueue::new()));
+    let process = world.start(vec![]);
+    until("published again", || async { ready(&world, Priority::High).await == 1 }).await;
+    assert_eq!(ready(&world, Priority::Low).await, 0);
+    execute::<Report>(&client, open, ReportCommand::CancelReport).await;
+    until("the floor follows", || async { floor().await == 82 }).await;
+    process.stop().await;
+}

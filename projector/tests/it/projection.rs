@@ -69,6 +69,21 @@ async fn stopping_killing_and_failing_anywhere_and_resuming_gives_the_same_rows(
     assert_eq!(folded(&world, "trace").await, (1..=84).collect::<Vec<u64>>());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_model_far_behind_catches_up_with_every_event() {
+    let world = World::new();
+    // More than two stretches of the past, the ring and the tail of a live batch.
+    reports(&world, 5_300).await;
+    let process = world.start(vec![&read_models::reports::Reports, Trace::over(Context::Legal, "trace")]);
+    until("all folded", || async { process.follower("reports").position == 5_300 }).await;
+    reports(&world, 3).await;
+    until("the rest too", || async { process.follower("reports").position == 5_303 }).await;
+    let mut snapshot = world.views.inner.snapshot().await.expect("a snapshot");
+    let select = Select { model: "reports", filters: vec![], order: OrderBy::KEY, after: None, limit: 10_000 };
+    assert_eq!(snapshot.select(&select).await.expect("rows").len(), 5_303);
+    process.stop().await;
+}
+
 /// Every row of every read model there is.
 async fn all_rows(world: &World) -> BTreeMap<String, Value> {
     let mut snapshot = world.views.inner.snapshot().await.expect("a snapshot");

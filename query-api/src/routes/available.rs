@@ -16,7 +16,7 @@ use web::{Problem, Query, QueryProblems};
 use crate::QueryApi;
 use crate::paging::Paging;
 use crate::query::query;
-use crate::respond::{Asked, Audience, respond};
+use crate::respond::Asked;
 
 use super::check;
 
@@ -111,6 +111,6 @@ pub async fn available_units(
     asked: Asked,
     Query(params): Query<AvailableParams>,
 ) -> Result<Response, Problem> {
-    let served = api.find(params.query()?, &asked, "list").await?;
-    Ok(respond(&served, &asked, Audience::Public))
+    let route = if asked.uri.path().starts_with("/v1/") { "/v1/units/available" } else { "/units/available" };
+    api.public(params.query()?, &asked, "list", route).await
 }

@@ -1,5 +1,7 @@
 //! Documents and their contents.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::response::Response;
 use domain::DocumentId;
@@ -26,9 +28,9 @@ async fn find(
     caller: &Allowed<ReadLeases>,
     asked: &Asked,
     document_id: Uuid,
-) -> Result<(Served, DocumentOut), Problem> {
+) -> Result<(Served, Arc<DocumentOut>), Problem> {
     let served = api.find(DocumentById { document_id: DocumentId(document_id) }, asked, "document").await?;
-    let document: DocumentOut = served.entry.value()?;
+    let document = served.entry.value::<DocumentOut>()?;
     if let Own::Party(own) = caller.own()? {
         let is_own = match document.lease_id {
             Some(lease_id) => concerns(api, asked, lease_id, own).await?,

@@ -56,7 +56,7 @@ query! {
 /// A tenant reads the ledgers of which they are a tenant; another's does not exist for them.
 async fn check_own(api: &QueryApi, caller: &Allowed<ReadLedgers>, asked: &Asked, lease_id: LeaseId) -> Result<(), Problem> {
     let Own::Party(own) = caller.own()? else { return Ok(()) };
-    let head: LedgerHead = api.find(HeadById { lease_id }, asked, "ledger").await?.entry.value()?;
+    let head = api.find(HeadById { lease_id }, asked, "ledger").await?.entry.value::<LedgerHead>()?;
     match head.tenants.contains(&PartyId(own)) {
         true => Ok(()),
         false => Err(Problem::not_found("ledger")),

@@ -1,5 +1,7 @@
 //! Report jobs and their results.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -50,9 +52,9 @@ async fn find(
     caller: &Allowed<ReadAnyReport>,
     asked: &Asked,
     report_id: Uuid,
-) -> Result<(Served, ReportOut), Problem> {
+) -> Result<(Served, Arc<ReportOut>), Problem> {
     let served = api.find(ReportById { report_id: ReportId(report_id) }, asked, "report").await?;
-    let report: ReportOut = served.entry.value()?;
+    let report = served.entry.value::<ReportOut>()?;
     match sees(caller, report.kind) {
         true => Ok((served, report)),
         false => Err(Problem::not_found("report")),

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use domain::reports::ReportKind;
 use domain::{Context, Currency, Date, LeaseId};
 use ports::{Error, ModelSpec, Result, ViewSnapshot};
-use read_models::ledger_lines::{self, LedgerBalance, book};
+use read_models::ledger_lines::{self, Books, LedgerBalance, book};
 use read_models::ledgers::{self, LedgerHead, ledgers_at};
 use serde::Serialize;
 
@@ -71,14 +71,27 @@ impl Render for LedgerStatement {
 
     async fn render(&self, order: &Order, views: &mut dyn ViewSnapshot) -> Result<Rendered> {
         let position = order.position(Context::Finances)?;
+        let heads = ledgers_at(views, position, order.params.lease_id).await?;
         let mut lines = Vec::new();
-        for head in ledgers_at(views, position, order.params.lease_id).await? {
-            let book = book(views, head.lease_id, Some(position)).await?;
-            let book = book.ok_or_else(|| Error::corrupt(format!("ledger {} has no book", head.lease_id)))?;
-            let balance = book.balance(order.as_of)?;
+        let mut add = |head: &LedgerHead, balance: LedgerBalance| {
             // One opened after the business date belongs to it only by what was booked back to it.
             if head.opened_on <= order.as_of || !is_untouched(&balance) {
-                lines.push(LedgerLine::of(&head, &balance));
+                lines.push(LedgerLine::of(head, &balance));
+            }
+        };
+        if let Some(lease_id) = order.params.lease_id {
+            for head in heads {
+                let book = book(views, lease_id, Some(position)).await?;
+                let book = book.ok_or_else(|| Error::corrupt(format!("ledger {lease_id} has no book")))?;
+                add(&head, book.balance(order.as_of)?);
+            }
+        } else {
+            // Two ordered scans beside each other, however many ledgers there are.
+            let mut books = Books::new(views, position);
+            for head in heads {
+                let book = books.of(head).await?;
+                let balance = book.balance(order.as_of)?;
+                add(&book.head, balance);
             }
         }
         document(order, &lines)

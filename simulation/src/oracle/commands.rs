@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use domain::units::{Entry, Unit, UnitEvent};
-use domain::{Aggregate, AggregateKind, Context, Date, Decide, Moment, Refusal, StreamId, Timestamp};
+use domain::{Aggregate, AggregateKind, Context, Date, Decide, HoldId, Moment, Refusal, StreamId, Timestamp};
 use ports::{EventLog, Position, Recorded};
 use uuid::Uuid;
 
@@ -274,7 +274,7 @@ pub async fn lapsed(world: &World, now: Timestamp) -> Vec<Uuid> {
                 standing.remove(&hold_id.0);
             }
             Ok(UnitEvent::UnitReserved { consumed_holds, .. }) => {
-                consumed_holds.iter().for_each(|hold| drop(standing.remove(&hold.0)));
+                standing.retain(|hold, _| !consumed_holds.contains(&HoldId(*hold)));
             }
             Ok(_) | Err(_) => {}
         }

@@ -15,7 +15,7 @@ pub use hints::SimHints;
 pub use log::{LogStore, SimLog};
 pub use queue::{QueueStore, SimQueue};
 pub use shelf::{Shelf, SimShelf};
-pub use views::{Moment, SimViews, ViewsStore};
+pub use views::{SimViews, ViewsStore};
 
 use crate::fate::{Fate, Proc};
 

@@ -3,7 +3,7 @@
 
 mod access;
 mod caching;
-mod client;
+pub mod client;
 mod crashes;
 mod dates;
 mod edge;
@@ -14,9 +14,9 @@ mod privacy;
 mod races;
 mod reads;
 mod suite;
-mod system;
+pub mod system;
 mod tokens;
 mod walkthrough;
-mod world;
+pub mod world;
 
 pub use suite::{Row, Size, Suite, SuiteOptions, THEMES, run};

@@ -28,6 +28,8 @@ pub struct NginxOptions {
     pub login_rate: String,
     pub login_burst: u32,
     pub connections: u32,
+    /// Whether Nginx answers the public list by itself for the rest of a second.
+    pub micro_cache: bool,
     /// Addresses or networks that may call the operator routes.
     pub operator_allow: Vec<String>,
     /// Certificate chain and key, PEM: adds a TLS listener on this port.
@@ -46,6 +48,7 @@ impl NginxOptions {
             login_rate: "10r/m".to_owned(),
             login_burst: 10,
             connections: 100,
+            micro_cache: true,
             operator_allow: vec!["127.0.0.1".to_owned()],
             tls: None,
         }
@@ -69,6 +72,7 @@ impl NginxOptions {
             ("NGINX_CONNECTIONS", self.connections.to_string()),
             ("NGINX_OPERATOR_ALLOW", allow.join(" ")),
             ("NGINX_REAL_IP", String::new()),
+            ("NGINX_MICRO_CACHE", if self.micro_cache { "on" } else { "off" }.to_owned()),
         ];
         if let Some((port, certificate, key)) = &self.tls {
             variables.push(("NGINX_TLS_LISTEN", format!("127.0.0.1:{port}")));

@@ -5,6 +5,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::{append, commit, event, events, fresh_stream, head, read_all, request, to};
+use cqrs_es::persist::SerializedEvent;
+
 use crate::{AppendOutcome, AppendRequest, Error, EventLog};
 
 pub async fn the_head_names_the_last_event(log: &dyn EventLog) {
@@ -149,4 +151,27 @@ pub async fn recorded_times_never_go_back(log: &dyn EventLog) {
     let read = read_all(log, before).await;
     assert!(read.is_sorted_by_key(|event| event.recorded_at));
     assert_eq!(read[0].recorded_at, read[1].recorded_at, "one append, one time");
+}
+
+pub async fn many_streams_come_at_once_each_whole_and_in_its_place(log: &dyn EventLog) {
+    let (one, two, none) = (fresh_stream(log), fresh_stream(log), fresh_stream(log));
+    let first = request(vec![to(&one, 0, events(1))]);
+    commit(log, &first).await;
+    commit(log, &request(vec![to(&two, 0, events(2))])).await;
+    commit(log, &request(vec![to(&one, 1, events(2))])).await;
+    let asked = [two.clone(), none, one.clone(), two];
+    let answers = log.load_many(&asked).await.expect("loaded");
+    for (stream, answer) in asked.iter().zip(&answers) {
+        let alone = log.load(stream, 0).await.expect("loaded");
+        let facts = |events: &[SerializedEvent]| -> Vec<_> {
+            events.iter().map(|event| (event.sequence, event.event_type.clone(), event.payload.clone())).collect()
+        };
+        assert_eq!(facts(&answer.events), facts(&alone), "{stream}");
+    }
+    assert_eq!(answers.iter().map(|answer| answer.events.len()).collect::<Vec<_>>(), [2, 0, 3, 2]);
+    // Where an adapter tells the origin, it is that of the first event.
+    if let Some((event_id, metadata)) = &answers[2].origin {
+        assert_eq!((*event_id, metadata), (first.streams[0].events[0].event_id, &first.metadata));
+    }
+    assert!(answers[1].origin.is_none());
 }

@@ -1,0 +1,339 @@
+//! Rebuilding: from the log to a complete view with the product's own fold, beside the plain export of the same rows and
+//! cqrs-es' replay of them. The tool that rebuilds and switches is not there yet: here a projector begins at 0 in an empty
+//! view store, and the bare reading and folding is measured without a store.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use adapters::inprocess::{InProcessHints, InProcessQueue};
+use adapters::postgres::{Databases, PostgresLog, PostgresServer, PostgresViews, RolePasswords, migrate};
+use anyhow::{Context as _, Result, ensure};
+use async_trait::async_trait;
+use commands::Handler;
+use cqrs_es::persist::QueryReplay;
+use cqrs_es::{Aggregate, EventEnvelope, Query};
+use domain::Context;
+use domain::units::Unit;
+use ports::{EventLog, Hints, Logs, MasterKey, Sealer, SystemClock, ViewStore};
+use postgres_es::PostgresEventRepository;
+use projector::Projector;
+use read_models::{ReadModel, Rows};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+use xtask::servers::{POSTGRES_OWNER, Postgres};
+
+use crate::bench::{Bench, Part, Round};
+use crate::figure::{Check, Compare, Curve, Outcome};
+use crate::portfolio::{Portfolio, change};
+use crate::product::chained;
+use crate::tally::Tally;
+
+const UNITS: usize = 5_000;
+/// Events of a unit that is added and listed, its number's claim included; and its house's own.
+const EVENTS_A_UNIT: usize = 3;
+/// What the bare fold reads at once.
+const READ: usize = 5_000;
+const WITHIN: Duration = Duration::from_secs(900);
+const PASSWORD: &str = "a-password-of-the-benchmark";
+const MODELS: [&dyn ReadModel; 2] = [&read_models::available_units::AvailableUnits, &read_models::units::Units];
+
+const COUNTED: &str = "events of the log folded, exported and replayed";
+
+struct Lab {
+    // Field order is drop order.
+    portfolio: Portfolio,
+    handler: Handler,
+    logs: Logs,
+    hints: Arc<dyn Hints>,
+    sealer: Sealer,
+    postgres: Postgres,
+    _folder: TempDir,
+    stores: usize,
+}
+
+pub struct Rebuild {
+    lab: Option<Lab>,
+    sizes: Vec<usize>,
+    tally: Tally,
+}
+
+impl Rebuild {
+    pub fn new() -> Self {
+        Self { lab: None, sizes: vec![100_000, 1_000_000], tally: Tally::default() }
+    }
+
+    fn measure(&mut self, bench: &Bench, round: &mut Round<'_>) -> Result<()> {
+        let lab = self.lab.as_mut().context("setup comes first")?;
+        let events = bench.block(lab.head())?;
+        let size = nominal(events);
+        for model in MODELS {
+            let views = bench.block(lab.empty_views())?;
+            round.measure(full(model, size), "events/s", || bench.block(lab.project(model, &views, events)))?;
+            let mut folded = 0;
+            round.measure(bare(model, size), "events/s", || bench.block(lab.fold(model, &mut folded)))?;
+            self.tally.add(COUNTED, folded, (folded != events).then(|| format!("{folded} of {events} folded")));
+        }
+        round.measure(copied(size), "events/s", || lab.copy(events))?;
+        let mut replayed = 0;
+        round.measure(replay(size), "events/s", || bench.block(lab.replay(&mut replayed)))?;
+        let units =
+            lab.postgres.sql("units_db", "SELECT count(*) FROM events WHERE aggregate_type = 'unit'")?.parse::<u64>()?;
+        self.tally.add(COUNTED, replayed, (replayed != units).then(|| format!("{replayed} of {units} replayed")));
+        Ok(())
+    }
+
+    /// Commands until the log has so many events, and a checkpoint and statistics after it as a store at rest has them.
+    fn grow(&mut self, bench: &Bench, events: usize) -> Result<()> {
+        let lab = self.lab.as_mut().context("setup comes first")?;
+        let have = bench.block(lab.head())? as usize;
+        if have < events {
+            let started = Instant::now();
+            let ids = lab.portfolio.ids.clone();
+            bench.block(change(&lab.handler, &ids, events - have))?;
+            eprintln!("bench: a log of {events} events after {:.0} s", started.elapsed().as_secs_f64());
+            lab.postgres.sql("units_db", "VACUUM ANALYZE events")?;
+        }
+        lab.postgres.sql("postgres", "CHECKPOINT").map(drop)
+    }
+}
+
+impl Lab {
+    async fn start(folder: TempDir, postgres: Postgres) -> Result<Self> {
+        let owner = PostgresServer::new(&postgres.address(), POSTGRES_OWNER, PASSWORD).map_err(chained)?;
+        migrate(&owner, &passwords(), &Databases::all()).await.map_err(chained)?;
+        let server = PostgresServer::new(&postgres.address(), "casitas_projector", PASSWORD).map_err(chained)?;
+        let log = |context| Arc::new(PostgresLog::connect(context, &server)) as Arc<dyn EventLog>;
+        let logs = Logs::new(Context::ALL.into_iter().map(log));
+        let sealer = Sealer::new(MasterKey::new([7; 32]));
+        let hints: Arc<dyn Hints> = Arc::new(InProcessHints::new());
+        let handler = Handler::new(logs.clone(), sealer.clone(), Arc::new(SystemClock), hints.clone());
+        Ok(Self { portfolio: Portfolio::default(), handler, logs, hints, sealer, postgres, _folder: folder, stores: 0 })
+    }
+
+    fn units(&self) -> Result<&Arc<dyn EventLog>> {
+        self.logs.get(Context::Units).map_err(chained)
+    }
+
+    async fn head(&self) -> Result<u64> {
+        Ok(self.units()?.head().await.map_err(chained)?.position)
+    }
+
+    /// A view store that nothing was folded into.
+    async fn empty_views(&mut self) -> Result<Arc<dyn ViewStore>> {
+        self.stores += 1;
+        let at = |user: &str| -> Result<PostgresServer> {
+            let server = PostgresServer::new(&self.postgres.address(), user, PASSWORD).map_err(chained)?;
+            Ok(server.with_suffix(&format!("_rebuild_{}", self.stores)))
+        };
+        let databases = Databases { logs: Vec::new(), views: true };
+        migrate(&at(POSTGRES_OWNER)?, &passwords(), &databases).await.map_err(chained)?;
+        Ok(Arc::new(PostgresViews::connect(&at("casitas_projector")?)))
+    }
+
+    /// The product's projector with one read model, from 0 to the head.
+    async fn project(&self, model: &'static dyn ReadModel, views: &Arc<dyn ViewStore>, events: u64) -> Result<Outcome> {
+        let ports = projector::Ports {
+            logs: self.logs.clone(),
+            sealer: self.sealer.clone(),
+            views: views.clone(),
+            queue: Arc::new(InProcessQueue::new()),
+            hints: self.hints.clone(),
+            clock: Arc::new(SystemClock),
+            handler: self.handler.clone(),
+            hot: None,
+        };
+        let config = projector::Config { models: vec![model], ..projector::Config::default() };
+        let projector = Projector::new(ports, config).map_err(chained)?;
+        let shutdown = CancellationToken::new();
+        let started = Instant::now();
+        let running = tokio::spawn(projector.run(shutdown.clone()));
+        let reached = async {
+            loop {
+                let heads = views.heads().await.map_err(chained)?;
+                let at =
+                    heads.iter().find(|head| head.model == model.spec().name).map_or(0, |head| head.checkpoint.position);
+                if at >= events {
+                    return Ok(started.elapsed());
+                }
+                ensure!(started.elapsed() < WITHIN, "{} is at {at} of {events}", model.spec().name);
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let took = reached.await;
+        shutdown.cancel();
+        running.await?;
+        Ok(Outcome::plain(events as f64 / took?.as_secs_f64()))
+    }
+
+    /// Reading, opening and folding into rows in memory; nothing is stored.
+    async fn fold(&self, model: &'static dyn ReadModel, folded: &mut u64) -> Result<Outcome> {
+        let (log, started) = (self.units()?, Instant::now());
+        let mut rows = Rows::default();
+        loop {
+            let mut events = log.read(*folded, READ).await.map_err(chained)?;
+            self.sealer.open_recorded(&**log, &mut events).await.map_err(chained)?;
+            for event in &events {
+                rows.load(&model.keys(event).map_err(chained)?, HashMap::new());
+                model.fold(event, &mut rows).map_err(chained)?;
+            }
+            *folded += events.len() as u64;
+            if events.len() < READ {
+                break;
+            }
+        }
+        let (changes, _) = rows.into_changes();
+        ensure!(!changes.is_empty(), "nothing was folded");
+        Ok(Outcome::plain(*folded as f64 / started.elapsed().as_secs_f64()))
+    }
+
+    fn copy(&self, events: u64) -> Result<Outcome> {
+        let started = Instant::now();
+        let status = Command::new(self.postgres.bin_dir().join("psql"))
+            .args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1", "-p", &self.postgres.port().to_string()])
+            .args(["-U", POSTGRES_OWNER, "-d", "units_db", "-c", "COPY (SELECT * FROM events ORDER BY position) TO STDOUT"])
+            .env("PGPASSWORD", self.postgres.password())
+            .stdin(Stdio::null())
+            .stdout(File::create("/dev/null")?)
+            .status()?;
+        ensure!(status.success(), "psql failed ({status})");
+        Ok(Outcome::plain(events as f64 / started.elapsed().as_secs_f64()))
+    }
+
+    /// cqrs-es' own tool over the same table (our first seven columns are its shape), with a query that only counts.
+    async fn replay(&self, replayed: &mut u64) -> Result<Outcome> {
+        let options = PgConnectOptions::new_without_pgpass()
+            .host("127.0.0.1")
+            .port(self.postgres.port())
+            .username(POSTGRES_OWNER)
+            .password(PASSWORD)
+            .database("units_db");
+        let pool = PgPoolOptions::new().max_connections(2).connect_with(options).await?;
+        let (counter, faults) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let mut replay =
+            QueryReplay::<_, _, Unit>::new(PostgresEventRepository::new(pool.clone()), Counter(counter.clone()));
+        let failed = faults.clone();
+        replay.use_error_handler(Box::new(move |_| {
+            failed.fetch_add(1, Ordering::Relaxed);
+        }));
+        let started = Instant::now();
+        replay.replay_all().await.map_err(|error| anyhow::anyhow!("QueryReplay: {error}"))?;
+        let took = started.elapsed();
+        pool.close().await;
+        ensure!(faults.load(Ordering::Relaxed) == 0, "QueryReplay could not read {} events", faults.load(Ordering::Relaxed));
+        *replayed = counter.load(Ordering::Relaxed);
+        Ok(Outcome::plain(*replayed as f64 / took.as_secs_f64()))
+    }
+}
+
+struct Counter(Arc<AtomicU64>);
+
+#[async_trait]
+impl<A: Aggregate> Query<A> for Counter {
+    async fn dispatch(&self, _: &str, events: &[EventEnvelope<A>]) {
+        self.0.fetch_add(events.len() as u64, Ordering::Relaxed);
+    }
+}
+
+fn passwords() -> RolePasswords {
+    let password = || PASSWORD.to_owned();
+    RolePasswords { command: password(), query: password(), projector: password(), worker: password() }
+}
+
+/// The size asked for; a log has a few events more.
+fn nominal(events: u64) -> usize {
+    [1_000_000, 100_000, 10_000].into_iter().find(|size| events >= *size as u64).unwrap_or(0)
+}
+
+fn full(model: &dyn ReadModel, events: usize) -> String {
+    format!("projector into {}, {events} events", model.spec().name)
+}
+
+fn bare(model: &dyn ReadModel, events: usize) -> String {
+    format!("read and fold of {}, {events} events", model.spec().name)
+}
+
+fn copied(events: usize) -> String {
+    format!("psql COPY text, {events} events")
+}
+
+fn replay(events: usize) -> String {
+    format!("cqrs-es QueryReplay, {events} events")
+}
+
+impl Part for Rebuild {
+    fn name(&self) -> &'static str {
+        "rebuild"
+    }
+
+    fn compares(&self) -> Vec<Compare> {
+        let mut compares = Vec::new();
+        for events in self.sizes.clone() {
+            for model in MODELS {
+                compares.push(Compare::ratio(full(model, events), copied(events)).at_least(0.75));
+                compares.push(Compare::ratio(full(model, events), replay(events)).at_least(3.8));
+                compares.push(Compare::ratio(bare(model, events), copied(events)));
+                compares.push(Compare::ratio(bare(model, events), replay(events)));
+            }
+        }
+        compares
+    }
+
+    fn curves(&self) -> Vec<Curve> {
+        let points = |name: &dyn Fn(usize) -> String| self.sizes.iter().map(|size| (*size as f64, name(*size))).collect();
+        let [model, _] = MODELS;
+        vec![Curve {
+            file: "rebuild".to_owned(),
+            title: "From the log to a view".to_owned(),
+            x: "events",
+            y: "events/s",
+            series: vec![
+                ("projector, with the store".to_owned(), points(&|size| full(model, size))),
+                ("read and fold alone".to_owned(), points(&|size| bare(model, size))),
+                ("psql COPY text".to_owned(), points(&copied)),
+                ("cqrs-es QueryReplay".to_owned(), points(&replay)),
+            ],
+        }]
+    }
+
+    fn setup(&mut self, bench: &Bench) -> Result<()> {
+        self.sizes = bench.size(vec![100_000, 1_000_000], vec![10_000]);
+        let units = bench.size(UNITS, UNITS / 5);
+        ensure!(units * EVENTS_A_UNIT < self.sizes[0], "more events than asked for");
+        let folder = crate::product::folder()?;
+        let postgres = Postgres::start(&folder.path().join("postgres"), PASSWORD)?;
+        let mut lab = bench.block(Lab::start(folder, postgres))?;
+        bench.block(lab.portfolio.grow(&lab.handler, units))?;
+        self.lab = Some(lab);
+        let first = self.sizes[0];
+        self.grow(bench, first)
+    }
+
+    fn round(&mut self, bench: &Bench, round: &mut Round<'_>) -> Result<()> {
+        let (first, last) = (self.sizes[0], self.sizes[self.sizes.len() - 1]);
+        // Only while the log is small; three times, as the large one is measured in three rounds.
+        if round.number == 0 && first < last {
+            for _ in 0..3 {
+                self.measure(bench, round)?;
+            }
+        }
+        self.grow(bench, last)?;
+        self.measure(bench, round)
+    }
+
+    fn checks(&self) -> Vec<Check> {
+        self.tally.checks()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        vec![
+            "the same table for all: our events, whose first columns have postgres-es' shape; COPY ordered by position"
+                .to_owned(),
+            "QueryReplay reads the units' events only (it knows one aggregate), and its rate is of those".to_owned(),
+        ]
+    }
+}

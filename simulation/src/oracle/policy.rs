@@ -90,6 +90,10 @@ pub async fn once(world: &World) {
         allowed.extend(taken.into_iter().map(|step| ((*trigger, step.as_str()), ())));
     }
     for (step, outcomes) in &legal.recorded {
+        world.fate.count(match outcomes.first() {
+            Some(StepOutcome::Refused(_)) => "step refused",
+            _ => "step done",
+        });
         if outcomes.len() != 1 {
             world.violation(format!("step {step:?} is recorded {} times", outcomes.len()));
         }
@@ -123,6 +127,9 @@ pub async fn settled(world: &World) {
             && event.recorded_at < *expires_at
         {
             world.violation(format!("hold {hold_id} was ended before its time"));
+        }
+        if let UnitEvent::HoldExpired { .. } = &fact {
+            world.fate.count("hold expired");
         }
         units.entry(event.stream.id.clone()).or_default().apply(fact);
     }

@@ -42,11 +42,12 @@ pub async fn once(world: &World) {
         let ended: Vec<&ReportEvent> = facts.iter().filter(|fact| ends(fact)).collect();
         match ended.as_slice() {
             [ReportEvent::ReportCompleted { sha256, .. }] => {
+                world.fate.count("report completed");
                 if !world.shelf.holds(&sha256.to_string()) {
                     world.violation(format!("report {id} is completed without its document"));
                 }
             }
-            [ReportEvent::ReportCancelled { .. }] => {}
+            [ReportEvent::ReportCancelled { .. }] => world.fate.count("report cancelled"),
             [] => {}
             others => world.violation(format!("report {id} ended as {others:?}")),
         }

@@ -8,7 +8,7 @@ use cqrs_es::persist::SerializedEvent;
 use domain::{Context, StreamId};
 use ports::{
     AppendOutcome, AppendRequest, Checkpoint, Clock, EventLog, FollowerCheckpoints, KeyRecord, LogHead, Position, Recorded,
-    Result, SubjectKeys,
+    Result, StreamEvents, SubjectKeys,
 };
 use uuid::Uuid;
 
@@ -106,6 +106,14 @@ impl EventLog for SimLog {
         let (store, stream) = (self.store.clone(), stream.clone());
         let work = async move { store.inner.load(&stream, after_sequence).await };
         self.gate.call(Kind::Read, operation, |events| format!("{} events", events.len()), work).await
+    }
+
+    async fn load_many(&self, streams: &[StreamId]) -> Result<Vec<StreamEvents>> {
+        let names: Vec<String> = streams.iter().map(StreamId::to_string).collect();
+        let operation = format!("load {}", names.join(" and "));
+        let (store, streams) = (self.store.clone(), streams.to_vec());
+        let work = async move { store.inner.load_many(&streams).await };
+        self.gate.call(Kind::Read, operation, |loaded| format!("{} streams", loaded.len()), work).await
     }
 
     async fn append(&self, batch: &[AppendRequest]) -> Result<Vec<AppendOutcome>> {

@@ -1,7 +1,7 @@
 //! The seeded scheduler: every call of every port waits here until its turn.
 //!
-//! One call is carried out a (virtual) millisecond, chosen by the seed among those that arrived before that millisecond, in an
-//! order that does not depend on who woke first. What becomes of it is drawn at that moment: carried out, refused, lost before,
+//! One call (with its twins, if there are any) is carried out a (virtual) millisecond, chosen by the seed among those that
+//! arrived before that millisecond, in an order that does not depend on who woke first. What becomes of it is drawn at that moment: carried out, refused, lost before,
 //! lost after, carried out after its caller was told that it was lost, or put off. So a seed is a whole history.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -101,10 +101,11 @@ pub enum Outage {
     Hangs,
 }
 
+#[derive(Clone, Copy)]
 enum Verdict {
     Run { delay_ms: u64 },
     RunTwice,
-    Fail(&'static str, Error),
+    Fail(&'static str, fn(Target) -> Error),
     RunAndLose,
     FailAndRunLater { due_ms: u64 },
     PutOff { due_ms: u64 },
@@ -335,16 +336,22 @@ impl Fate {
     }
 
     async fn step(&self, now: u64) {
-        let (place, mut enlisted, verdict) = {
+        let (turn, verdict) = {
             let mut state = self.state();
             let ready: Vec<Place> =
                 state.waiting.iter().filter(|(_, call)| call.ready_ms() <= now).map(|(place, _)| place.clone()).collect();
             let chosen = state.rng.random_range(0..ready.len());
-            let Some(place) = ready.into_iter().nth(chosen) else { return };
-            let Some(enlisted) = state.waiting.remove(&place) else { return };
-            let verdict = state.verdict(&enlisted, now);
-            (place, enlisted, verdict)
+            let turn = state.take_with_twins(&ready[chosen]);
+            let Some((_, first)) = turn.first() else { return };
+            let verdict = state.verdict(first, now);
+            (turn, verdict)
         };
+        for (place, enlisted) in turn {
+            self.carry_out(now, place, enlisted, verdict).await;
+        }
+    }
+
+    async fn carry_out(&self, now: u64, place: Place, mut enlisted: Enlisted, verdict: Verdict) {
         let (said, counted) = match verdict {
             Verdict::Run { delay_ms } => (enlisted.job.run(delay_ms).await, None),
             Verdict::RunTwice => {
@@ -352,7 +359,7 @@ impl Fate {
                 (enlisted.job.run(0).await, Some("doubled"))
             }
             Verdict::Fail(why, error) => {
-                enlisted.job.fail(error);
+                enlisted.job.fail(error(enlisted.target));
                 (why.to_owned(), Some(why))
             }
             Verdict::RunAndLose => {
@@ -386,6 +393,18 @@ impl Fate {
 }
 
 impl State {
+    /// A call and those that cannot be told from it: which of them arrived first depends on how the runtime woke their callers,
+    /// so they share their turn and their fate.
+    fn take_with_twins(&mut self, place: &Place) -> Vec<(Place, Enlisted)> {
+        let Some(first) = self.waiting.get(place) else { return Vec::new() };
+        let moments = (first.arrived_ms, first.due_ms, first.put_off);
+        let same = (place.0, place.1.clone(), 0)..=(place.0, place.1.clone(), u64::MAX);
+        let twins = self.waiting.range(same);
+        let twins = twins.filter(|(_, twin)| (twin.arrived_ms, twin.due_ms, twin.put_off) == moments);
+        let places: Vec<Place> = twins.map(|(place, _)| place.clone()).collect();
+        places.into_iter().filter_map(|place| self.waiting.remove_entry(&place)).collect()
+    }
+
     fn line(&mut self, now: u64, text: &str) {
         let mut line = String::with_capacity(text.len() + 8);
         let _ = write!(line, "{now:>6} {text}");
@@ -412,7 +431,7 @@ impl State {
             Some((Outage::Refuses, until)) if now < *until => {
                 return match enlisted.kind {
                     Kind::Hint => Verdict::Drop("hint lost"),
-                    Kind::Read | Kind::Write => Verdict::Fail("refused in an outage", unavailable(enlisted.target)),
+                    Kind::Read | Kind::Write => Verdict::Fail("refused in an outage", unavailable),
                 };
             }
             Some((Outage::Hangs, until)) if now < *until => return Verdict::PutOff { due_ms: *until },
@@ -436,10 +455,8 @@ impl State {
         match enlisted.kind {
             Kind::Hint if happens(weather.hint_lost * 0.8) => Verdict::Drop("hint lost"),
             Kind::Hint if happens(0.05) => Verdict::RunTwice,
-            Kind::Read | Kind::Write if happens(weather.unavailable) => {
-                Verdict::Fail("unavailable", unavailable(enlisted.target))
-            }
-            Kind::Write if happens(weather.lost_before) => Verdict::Fail("lost on the way", unknown(enlisted.target)),
+            Kind::Read | Kind::Write if happens(weather.unavailable) => Verdict::Fail("unavailable", unavailable),
+            Kind::Write if happens(weather.lost_before) => Verdict::Fail("lost on the way", unknown),
             Kind::Write if happens(weather.lost_after) => Verdict::RunAndLose,
             Kind::Write if !enlisted.put_off && happens(weather.late) => Verdict::FailAndRunLater { due_ms: now + slow_ms },
             Kind::Read | Kind::Write if happens(weather.reply_delay) => {

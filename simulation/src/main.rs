@@ -25,6 +25,9 @@ struct Cli {
     /// One part alone; repeatable: appender, caches, followers, policies, relay, whole
     #[arg(long, value_parser = part)]
     part: Vec<Part>,
+    /// Plays each seed twice and fails where the two histories differ
+    #[arg(long)]
+    twice: bool,
     /// Seeds at once
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -65,7 +68,10 @@ fn many(part: Part, cli: &Cli) -> usize {
                     if seed >= cli.from + cli.seeds {
                         return;
                     }
-                    let verdict = play(part, seed, Options::default());
+                    let mut verdict = play(part, seed, Options::default());
+                    if cli.twice && play(part, seed, Options::default()).trace != verdict.trace {
+                        verdict.violations.push("the seed has two histories".to_owned());
+                    }
                     let mut counts = counts.lock().expect("nothing panics under this lock");
                     verdict.counts.iter().for_each(|(what, count)| *counts.entry(what.clone()).or_default() += count);
                     drop(counts);

@@ -15,8 +15,12 @@ use ports::{Error, Result};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::{Notify, oneshot};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
+
+/// More than the longest chain of tasks that wake one another without a call of a port in between.
+const TURNS: usize = 8;
 
 /// Lines of history kept to be printed with a failure.
 const LINES_KEPT: usize = 400;
@@ -328,6 +332,7 @@ impl Fate {
                     }
                 }
                 Some(_) => {
+                    settle().await;
                     self.step(now).await;
                     sleep_until(at(now + 1)).await;
                 }
@@ -389,6 +394,13 @@ impl Fate {
         }
         let (proc, operation, _) = &place;
         state.line(now, &format!("{proc} {operation}: {said}"));
+    }
+}
+
+/// Lets everybody go first whom a timer woke in this millisecond: in which order is the runtime's affair.
+async fn settle() {
+    for _ in 0..TURNS {
+        yield_now().await;
     }
 }
 

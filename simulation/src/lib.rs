@@ -100,8 +100,8 @@ async fn history(part: Part, seed: u64, options: Options) -> Verdict {
     world.fate.calm();
     world.missing().iter().for_each(|name| world.start(name));
     come_to_rest(&world, &mut clients).await;
-    oracle::judge(&world).await;
     scheduler.abort();
+    oracle::judge(&world).await;
     Verdict {
         trace: world.fate.trace(),
         violations: world.violations(),
@@ -129,6 +129,13 @@ async fn come_to_rest(world: &World, clients: &mut JoinSet<()>) {
     if ended.await.is_err() {
         world.violation(format!("{} clients wait for an answer", clients.len()));
     }
+    rest(world).await;
+    // Whatever still wants to happen twice; meanwhile another hold may have run out.
+    sleep(Duration::from_secs(1)).await;
+    rest(world).await;
+}
+
+async fn rest(world: &World) {
     let resting = timeout(REST_MAX, async {
         while !oracle::open(world).await.is_empty() {
             sleep(LOOK_EVERY).await;
@@ -137,6 +144,4 @@ async fn come_to_rest(world: &World, clients: &mut JoinSet<()>) {
     if resting.await.is_err() {
         world.violation(format!("no rest: {:?}", oracle::open(world).await));
     }
-    // Whatever still wants to happen twice.
-    sleep(Duration::from_secs(1)).await;
 }

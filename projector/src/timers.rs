@@ -127,7 +127,6 @@ impl Timer {
                     continue;
                 }
             };
-            // Biased only so that a simulated history can be played again.
             tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => {}

@@ -25,7 +25,7 @@ struct Cli {
     /// One part alone; repeatable: appender, caches, followers, policies, relay, whole
     #[arg(long, value_parser = part)]
     part: Vec<Part>,
-    /// Plays each seed twice and fails where the two histories differ
+    /// Plays each seed twice and fails where the two histories differ (not for caches and whole: see `Part::ONE_HISTORY`)
     #[arg(long)]
     twice: bool,
     /// Seeds at once

@@ -1,7 +1,7 @@
 //! Executes commands.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -112,7 +112,8 @@ struct Shared {
     writers: HashMap<Context, Writer>,
     in_flight: InFlight,
     stripes: Vec<Mutex<()>>,
-    hasher: RandomState,
+    /// Without a random seed, so that a simulated history can be played again; a collision only makes two streams take turns.
+    hasher: BuildHasherDefault<DefaultHasher>,
 }
 
 impl Handler {
@@ -129,7 +130,7 @@ impl Handler {
             writers,
             in_flight: InFlight::default(),
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::new(),
+            hasher: BuildHasherDefault::default(),
         }))
     }
 

@@ -265,6 +265,7 @@ impl Dispatcher {
                     self.reporter.running();
                     backoff.reset();
                     tokio::select! {
+                        biased;
                         () = self.shutdown.cancelled() => {}
                         _ = tail.changed() => {}
                         () = sleep_until(look_at.min(Instant::now() + ROUND_PERIOD)) => {}

@@ -57,6 +57,7 @@ impl HotFeed {
             let tags = self.take();
             if tags.is_empty() {
                 tokio::select! {
+                    biased;
                     () = shutdown.cancelled() => return,
                     () = self.0.changed.notified() => continue,
                 }

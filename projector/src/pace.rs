@@ -1,4 +1,6 @@
 //! Waiting: back-off after failures, and pauses that a shutdown ends.
+//!
+//! Every `select!` of the followers is biased, shutdown first, so that a simulated history can be played again.
 
 use std::time::Duration;
 
@@ -35,6 +37,7 @@ impl Backoff {
 /// Whether the pause was waited out (`false`: shutdown).
 pub(crate) async fn pause(shutdown: &CancellationToken, duration: Duration) -> bool {
     tokio::select! {
+        biased;
         () = shutdown.cancelled() => false,
         () = sleep(duration) => true,
     }

@@ -182,6 +182,7 @@ impl Policy {
                 Err(_) => backoff.next(),
             };
             tokio::select! {
+                biased;
                 () = self.shutdown.cancelled() => {}
                 Some(worked) = working.join_next() => finished(&mut lanes, worked)?,
                 _ = tail.changed(), if lanes.has_room() && read.is_ok() => {}

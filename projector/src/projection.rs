@@ -172,6 +172,7 @@ impl Projection {
 
     async fn idle(&self, tail: &mut watch::Receiver<Tail>) {
         tokio::select! {
+            biased;
             () = self.shutdown.cancelled() => {}
             _ = tail.changed() => {}
             () = sleep(ROUND_PERIOD) => {}

@@ -209,6 +209,7 @@ impl Tailer {
                 }
             }
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return,
                 () = hinted(&mut hints, Topic::Log(self.context())) => quiet.hinted = true,
                 () = sleep(quiet.period()) => quiet.hinted = false,

@@ -128,6 +128,7 @@ impl Timer {
                 }
             };
             tokio::select! {
+                biased;
                 () = self.shutdown.cancelled() => {}
                 () = hinted(&mut hints, Topic::Views) => {
                     pause(&self.shutdown, PAUSE_MIN).await;

@@ -29,6 +29,12 @@ enum Verb {
     Test,
     /// The end-to-end scenarios at their full sizes, as a table of what was counted; exits with 1 if one fails
     Verify(Verify),
+    /// Deterministic simulation over the in-memory adapters: seeds, each a whole history; `simulate --help` lists its options
+    #[command(disable_help_flag = true)]
+    Simulate {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// The product beside its limits and its peers, on real servers: a table, and docs/benchmarks
     Bench(Bench),
     /// Faults of every kind under load, and a checker of what clients were told; exits with 1 if anything is wrong
@@ -222,6 +228,7 @@ fn main() -> ExitCode {
         Verb::Chaos(chaos) => run_chaos(&chaos),
         Verb::Stack { verb: StackVerb::Up(up) } => stack_up(&up.options()),
         Verb::Tidy => run_tidy(),
+        Verb::Simulate { arguments } => simulate(&arguments),
         Verb::Install => packages::install_missing().map(|()| true),
     };
     match outcome {
@@ -250,6 +257,13 @@ fn run_verify(verify: Verify) -> Result<bool> {
     let failed = rows.iter().filter(|row| !row.passed).count();
     println!("{} passed, {failed} failed", rows.len() - failed);
     Ok(failed == 0)
+}
+
+/// Built and run by cargo, so that xtask itself does not depend on the product.
+fn simulate(arguments: &[String]) -> Result<bool> {
+    let mut run = workspace::cargo();
+    run.args(["run", "--quiet", "--package", "simulation", "--"]).args(arguments);
+    Ok(run.status().context("cargo could not be started")?.success())
 }
 
 fn run_bench(bench: &Bench) -> Result<bool> {

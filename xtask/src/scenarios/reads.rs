@@ -1,7 +1,7 @@
 //! What a read must have seen, and what it must no longer show.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -14,8 +14,11 @@ use super::world::{self, data, fresh};
 
 const DELAY_MS: &str = "200";
 const WRITERS: usize = 16;
-/// The most GETs until both replicas have answered.
-const GETS_MAX: usize = 16;
+/// How long it may take until both replicas have answered.
+const BOTH_WITHIN: Duration = Duration::from_secs(15);
+/// GETs after which a writer changes its pace: all writers together, in step with the round robin, can meet one replica
+/// again and again.
+const GETS_IN_STEP: usize = 6;
 
 #[derive(Clone, Copy, Default)]
 struct Seen {
@@ -90,7 +93,12 @@ async fn write_and_read(
     }
     let list = format!("/units/available?property_id={property}&limit=100");
     let mut waiting: Vec<&str> = replicas.to_vec();
-    for turn in 0..GETS_MAX {
+    let deadline = Instant::now() + BOTH_WITHIN;
+    let mut turn = 0;
+    while Instant::now() < deadline {
+        if turn >= GETS_IN_STEP {
+            tokio::time::sleep(Duration::from_micros(rand::random_range(0..5_000))).await;
+        }
         let asked = if turn % 2 == 0 { &path } else { &list };
         let answer = admin.get(asked).after(&position, 10).send().await?.expect(200)?;
         let shown = area(&answer, unit)?;
@@ -103,8 +111,9 @@ async fn write_and_read(
             seen.writes += 1;
             return Ok(());
         }
+        turn += 1;
     }
-    anyhow::bail!("{waiting:?} answered none of {GETS_MAX} GETs")
+    anyhow::bail!("{waiting:?} answered none of {turn} GETs in {BOTH_WITHIN:?}")
 }
 
 fn area(answer: &Answer, unit: &str) -> Result<u64> {

@@ -44,6 +44,10 @@ use crate::figure::{Check, Sample};
 use crate::report::Run;
 use crate::rows::Finished;
 
+/// The product's: the handler is measured in this process.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser)]
 #[command(name = "cargo xtask bench", about = "Measures the product beside its limits and its peers")]
 struct Cli {

@@ -28,6 +28,10 @@ use output::{Output, Printer};
 use platform::{Platform, Role};
 use secrets::{Readable, Secrets};
 
+/// Threads free what others allocated at every append and read; decision 0009 has what that costs glibc's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Rental management, event-sourced: `casitas` alone serves everything in one process on SQLite.
 #[derive(Parser)]
 #[command(name = "casitas", version, arg_required_else_help = false)]

@@ -1,13 +1,14 @@
 //! Group commit: one appender a context and process coalesces waiting commands into one append call.
 //!
-//! No linger: an idle appender sends a command at once, and what arrives while the calls allowed are under way forms the next
-//! batch.
+//! No linger: an idle appender waits for no time at all. It only lets those run first who are ready to run, so that callers whose
+//! commands were answered together come again together. What arrives while calls are under way forms the next batch.
 
 use std::collections::{HashSet, VecDeque};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
 use futures::stream::{FuturesUnordered, StreamExt};
 use ports::{AppendOutcome, AppendRequest, Error, EventLog, Hints, Result, Topic};
 use tokio::sync::{mpsc, oneshot};
@@ -19,6 +20,9 @@ const BATCH_MAX: usize = 256;
 /// Append calls under way at once: while the log flushes one, the next is on its way. No two of them concern the same stream or
 /// key, because the handler lets commands on one stream, and with one key, in one at a time.
 const CALLS_MAX: usize = 2;
+/// So many commands are worth a call beside another: with fewer, all of them in one call cost less than its round trip and
+/// its flush twice.
+const BESIDE_MIN: usize = 24;
 /// Pause before an unreachable log is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -42,39 +46,39 @@ impl Appender {
     }
 
     /// Waits until the request is durable or refused. Once the deadline has passed while the log is out of reach, the error
-    /// tells whether the outcome is unknown.
+    /// tells whether the outcome is unknown. A call on the log that is under way at the deadline is waited for: the caller
+    /// bounds that ([`crate::Handler::execute`] does, with one timer for the whole command).
     pub async fn append(&self, request: AppendRequest, deadline: Instant) -> Result<AppendOutcome> {
         let (reply, answer) = oneshot::channel();
         self.queue.try_send(Waiting { request, deadline, reply }).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => Error::Full("the append queue".into()),
             mpsc::error::TrySendError::Closed(_) => Error::unavailable("the appender", "it has stopped"),
         })?;
-        match tokio::time::timeout_at(deadline + RETRY_PAUSE, answer).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(Error::unknown_outcome("the event log", "the appender stopped")),
-            Err(_) => Err(Error::unknown_outcome("the event log", "it did not answer before the command's deadline")),
-        }
+        answer.await.unwrap_or_else(|_| Err(Error::unknown_outcome("the event log", "the appender stopped")))
     }
 }
 
 async fn run(log: Arc<dyn EventLog>, hints: Arc<dyn Hints>, mut queue: mpsc::Receiver<Waiting>) {
-    let hasher = RandomState::new();
+    let hasher = RandomState::default();
+    let batch_commands = metrics::histogram!("casitas_append_batch_commands");
     let mut pending: VecDeque<Waiting> = VecDeque::new();
     let mut calls = FuturesUnordered::new();
     // Commands in the call that began last.
     let mut under_way = 0;
     let mut open = true;
     while open || !pending.is_empty() || !calls.is_empty() {
-        while pending.len() < BATCH_MAX
-            && let Ok(next) = queue.try_recv()
-        {
-            pending.push_back(next);
+        take_waiting(&mut queue, &mut pending);
+        if calls.is_empty() && !pending.is_empty() {
+            tokio::task::yield_now().await;
+            take_waiting(&mut queue, &mut pending);
         }
-        // Beside a call goes another that is worth its round trip; fewer commands wait for it, as they would at the log's lock.
-        if !pending.is_empty() && calls.len() < CALLS_MAX && (calls.is_empty() || 2 * pending.len() >= under_way) {
+        // Beside a call goes another of at least its size, so that two share the work; fewer commands wait for it, as they
+        // would at the log's lock.
+        let beside = pending.len() >= under_way.max(BESIDE_MIN);
+        if !pending.is_empty() && calls.len() < CALLS_MAX && (calls.is_empty() || beside) {
             let batch = take_batch(&mut pending, &hasher);
             under_way = batch.len();
-            metrics::histogram!("casitas_append_batch_commands").record(batch.len() as f64);
+            batch_commands.record(batch.len() as f64);
             calls.push(commit(&*log, Batch::of(batch)));
         }
         tokio::select! {
@@ -87,10 +91,18 @@ async fn run(log: Arc<dyn EventLog>, hints: Arc<dyn Hints>, mut queue: mpsc::Rec
     }
 }
 
+fn take_waiting(queue: &mut mpsc::Receiver<Waiting>, pending: &mut VecDeque<Waiting>) {
+    while pending.len() < BATCH_MAX
+        && let Ok(next) = queue.try_recv()
+    {
+        pending.push_back(next);
+    }
+}
+
 /// The longest run of waiting commands in which no stream and no key occurs twice; the others stay in order. Compared by hash:
 /// that two that differ look the same makes a batch shorter, and nothing else.
 fn take_batch(pending: &mut VecDeque<Waiting>, hasher: &RandomState) -> Vec<Waiting> {
-    let mut seen: HashSet<u64> = HashSet::with_capacity(2 * pending.len());
+    let mut seen: HashSet<u64, RandomState> = HashSet::with_capacity_and_hasher(2 * pending.len(), hasher.clone());
     let mut batch = Vec::with_capacity(pending.len());
     let mut own = Vec::new();
     while let Some(next) = pending.front() {

@@ -1,12 +1,14 @@
 //! Executes commands.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use domain::{Context, Decide, Moment, StreamId};
+use foldhash::fast::FixedState;
+use metrics::Counter;
 use ports::{
     AppendOutcome, AppendRequest, Clock, Error, EventLog, Hints, Keep, KeyUse, Logs, Metadata, Position, Sealer,
     StreamAppend,
@@ -104,6 +106,9 @@ struct Writer {
     appender: Appender,
     /// The last position that was given to a command of this process.
     committed: AtomicU64,
+    // Handles, because finding them by name costs more than it counts.
+    commands: Counter,
+    conflicts: Counter,
 }
 
 struct Shared {
@@ -113,7 +118,7 @@ struct Shared {
     in_flight: InFlight,
     stripes: Vec<Mutex<()>>,
     /// Without a random seed, so that a simulated history can be played again; a collision only makes two streams take turns.
-    hasher: BuildHasherDefault<DefaultHasher>,
+    hasher: FixedState,
 }
 
 impl Handler {
@@ -122,6 +127,8 @@ impl Handler {
         let writer = |log: &Arc<dyn EventLog>| Writer {
             appender: Appender::start(log.clone(), hints.clone()),
             committed: AtomicU64::new(0),
+            commands: metrics::counter!("casitas_commands_total", "context" => log.context().as_str()),
+            conflicts: metrics::counter!("casitas_command_conflicts_total", "context" => log.context().as_str()),
         };
         let writers = logs.iter().map(|log| (log.context(), writer(log))).collect();
         Self(Arc::new(Shared {
@@ -130,7 +137,7 @@ impl Handler {
             writers,
             in_flight: InFlight::default(),
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
-            hasher: BuildHasherDefault::default(),
+            hasher: FixedState::default(),
         }))
     }
 
@@ -213,7 +220,7 @@ impl Handler {
                     for (stream, after) in afters {
                         self.0.loader.advance(stream, after);
                     }
-                    metrics::counter!("casitas_commands_total", "context" => context.as_str()).increment(1);
+                    writer.commands.increment(1);
                     return Ok(Done {
                         context,
                         position: last,
@@ -226,7 +233,7 @@ impl Handler {
                 AppendOutcome::Replayed(record) => return replayed(issue, context, record),
                 AppendOutcome::KeyReused => return Err(CommandError::KeyReused),
                 AppendOutcome::VersionConflict { .. } => {
-                    metrics::counter!("casitas_command_conflicts_total", "context" => context.as_str()).increment(1);
+                    writer.conflicts.increment(1);
                     basis = Basis::Log;
                 }
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use domain::{Decide, DomainEvent, Fact, Moment, Refusal, StreamId};
+use foldhash::fast::RandomState;
 use moka::sync::Cache;
 use ports::{Error, Logs, NewEvent, Sealer};
 use serde_json::Value;
@@ -40,12 +41,13 @@ pub(crate) type AnyState = Arc<dyn Any + Send + Sync>;
 pub(crate) struct Loader {
     logs: Logs,
     sealer: Sealer,
-    states: Cache<StreamId, AnyState>,
+    states: Cache<StreamId, AnyState, RandomState>,
 }
 
 impl Loader {
     pub(crate) fn new(logs: Logs, sealer: Sealer) -> Self {
-        Self { logs, sealer, states: Cache::new(CACHED_STATES_MAX) }
+        let states = Cache::builder().max_capacity(CACHED_STATES_MAX).build_with_hasher(RandomState::default());
+        Self { logs, sealer, states }
     }
 
     pub(crate) fn logs(&self) -> &Logs {

@@ -60,21 +60,27 @@ BEGIN
     head := coalesce(head, 0);
     stamp := greatest(clock_timestamp(), stamp);
 
-    SELECT array_agg(q.ord::int ORDER BY q.ord), array_agg(coalesce(v.sequence, 0) ORDER BY q.ord) INTO clashes, actuals
-      FROM unnest(s_type, s_id, s_expected) WITH ORDINALITY q(type, id, expected, ord)
-      LEFT JOIN LATERAL (SELECT x.sequence FROM public.events x WHERE x.aggregate_type = q.type AND x.aggregate_id = q.id
-                          ORDER BY x.sequence DESC LIMIT 1) v ON true
-     WHERE coalesce(v.sequence, 0) <> q.expected;
+    -- By subscript, here and below: plpgsql holds its arrays expanded, so that an element costs nothing to find, while an unnest of
+    -- twelve arrays has a tuple store for each, and with them the heap of the backend grew and shrank at every call.
+    SELECT array_agg(v.i ORDER BY v.i), array_agg(v.sequence ORDER BY v.i) INTO clashes, actuals
+      FROM (SELECT i, coalesce((SELECT x.sequence FROM public.events x
+                                 WHERE x.aggregate_type = s_type[i] AND x.aggregate_id = s_id[i]
+                                 ORDER BY x.sequence DESC LIMIT 1), 0) AS sequence
+              FROM generate_series(1, cardinality(s_type)) i) v
+     WHERE v.sequence <> s_expected[v.i];
 
     IF cardinality(k_request) > 0 THEN
-        SELECT array_agg(q.ord::int ORDER BY q.ord), array_agg(k.request_hash ORDER BY q.ord),
-               array_agg(k.outcome ORDER BY q.ord), array_agg(k.position ORDER BY q.ord)
+        SELECT array_agg(i ORDER BY i), array_agg(k.request_hash ORDER BY i), array_agg(k.outcome ORDER BY i),
+               array_agg(k.position ORDER BY i)
           INTO known, key_hash, key_result, key_last
-          FROM unnest(k_scope, k_key, k_same) WITH ORDINALITY q(scope, key, same, ord)
-          LEFT JOIN LATERAL (SELECT x.request_hash, x.outcome::text AS outcome, x.position FROM public.idempotency_keys x
-                              WHERE x.scope = q.scope AND x.key = q.key
-                                AND (x.keep = 'forever' OR x.created_at > stamp - interval '30 days') LIMIT 1) k ON true
-         WHERE k.request_hash IS NOT NULL OR q.same > 0;
+          FROM generate_series(1, cardinality(k_request)) i
+          -- The row of an expired key is in the way, too: it has to be taken over, but says nothing (its hash is NULL here).
+          LEFT JOIN LATERAL (SELECT CASE WHEN x.keep = 'forever' OR x.created_at > stamp - interval '30 days'
+                                         THEN x.request_hash END AS request_hash,
+                                    x.outcome::text AS outcome, x.position
+                               FROM public.idempotency_keys x
+                              WHERE x.scope = k_scope[i] AND x.key = k_key[i] LIMIT 1) k ON true
+         WHERE k.position IS NOT NULL OR k_same[i] > 0;
     END IF;
 
     request := 0; kind := 'head'; first_position := head; at := stamp;
@@ -84,19 +90,15 @@ BEGIN
         -- Nothing is in the way of anything: the events stand behind the head as they came.
         INSERT INTO public.events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, position,
                                    event_id, effective_on, recorded_at, actor, correlation_id, causation_id, traceparent)
-        SELECT w.type, w.id, w.sequence, w.event_type, w.event_version, w.payload::json, head + w.ord, w.event_id,
-               w.effective_on::date, stamp, w.actor, w.correlation_id, w.causation_id, w.traceparent
-          FROM unnest(e_type, e_id, e_sequence, e_event_id, e_event_type, e_event_version, e_payload, e_effective_on,
-                      e_actor, e_correlation_id, e_causation_id, e_traceparent) WITH ORDINALITY
-               w(type, id, sequence, event_id, event_type, event_version, payload, effective_on,
-                 actor, correlation_id, causation_id, traceparent, ord);
+        SELECT e_type[i], e_id[i], e_sequence[i], e_event_type[i], e_event_version[i], e_payload[i]::json, head + i,
+               e_event_id[i], e_effective_on[i]::date, stamp, e_actor[i], e_correlation_id[i], e_causation_id[i],
+               e_traceparent[i]
+          FROM generate_series(1, cardinality(e_type)) i;
         IF cardinality(k_request) > 0 THEN
-            INSERT INTO public.idempotency_keys AS old (scope, key, request_hash, outcome, position, keep, created_at)
-            SELECT q.scope, q.key, q.hash, q.outcome::json, head + r_before[q.request] + r_events[q.request], q.keep, stamp
-              FROM unnest(k_request, k_scope, k_key, k_hash, k_keep, k_outcome) q(request, scope, key, hash, keep, outcome)
-            ON CONFLICT (scope, key) DO UPDATE
-               SET request_hash = excluded.request_hash, outcome = excluded.outcome, position = excluded.position,
-                   keep = excluded.keep, created_at = excluded.created_at;
+            INSERT INTO public.idempotency_keys (scope, key, request_hash, outcome, position, keep, created_at)
+            SELECT k_scope[i], k_key[i], k_hash[i], k_outcome[i]::json, head + r_before[k_request[i]] + r_events[k_request[i]],
+                   k_keep[i], stamp
+              FROM generate_series(1, cardinality(k_request)) i;
         END IF;
         RETURN;
     END IF;

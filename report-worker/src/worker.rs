@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::config::{WorkerConfig, WorkerPorts};
 use crate::job::{Desk, Job, Verdict};
+use crate::places::{Begun, Places};
 
 /// Pause before a lost consumer is made again; doubles up to the longest.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
@@ -26,7 +27,8 @@ const DUPLICATE_PAUSE: Duration = Duration::from_millis(500);
 /// Works until shutdown. Losing the queue is no reason to stop: a new consumer is made, with its prefetch.
 pub async fn run(config: WorkerConfig, ports: WorkerPorts, shutdown: CancellationToken) {
     let slots = Arc::new(Semaphore::new(config.slots.max(1)));
-    let worker = Arc::new(Worker { config, ports, slots, desk: Desk::default(), in_work: Mutex::default() });
+    let places = Places::new(config.renderings.min(config.slots), config.low_wait_max);
+    let worker = Arc::new(Worker { config, ports, slots, places, desk: Desk::default(), in_work: Mutex::default() });
     let mut jobs = JoinSet::new();
     let mut pause = RECONNECT_PAUSE;
     while !shutdown.is_cancelled() {
@@ -68,6 +70,7 @@ struct Worker {
     config: WorkerConfig,
     ports: WorkerPorts,
     slots: Arc<Semaphore>,
+    places: Places,
     desk: Desk,
     /// Reports being worked on here: after a reconnect a message can come again while its job still runs.
     in_work: Mutex<HashSet<Uuid>>,
@@ -91,6 +94,8 @@ impl Waiting {
 enum Next {
     Stop,
     Reaped,
+    /// Perhaps another job may begin.
+    Asked,
     Slot(OwnedSemaphorePermit),
     Start(Waiting),
     Keep(Waiting),
@@ -123,8 +128,8 @@ impl Worker {
     /// Fills slots from one consumer until it dies (an error) or shutdown.
     ///
     /// One task chooses for all slots. A free slot takes, in this order: a low job that has waited too long, a high job that
-    /// came back, a high job, a low job. Low jobs are taken in hand only one at a time before their start, so that they can be
-    /// seen waiting while the slots are busy.
+    /// came back, a high job, a low job; and none while more have begun than the renderings will soon take up. Low jobs are taken
+    /// in hand only one at a time before their start, so that they can be seen waiting while the slots are busy.
     async fn consume(
         self: &Arc<Self>,
         consumer: Arc<dyn JobConsumer>,
@@ -138,7 +143,7 @@ impl Worker {
         let mut low: VecDeque<Waiting> = VecDeque::new();
         let mut slot: Option<OwnedSemaphorePermit> = None;
         loop {
-            let free = slot.is_some();
+            let free = slot.is_some() && self.places.may_begin();
             let overdue = free && low.front().is_some_and(|first| first.since.elapsed() >= self.config.low_wait_max);
             let high_is_back = free && !high.is_empty();
             let low_is_here = free && !low.is_empty();
@@ -150,10 +155,11 @@ impl Worker {
                     Err(ended) if ended.is_panic() => Next::Lost(Error::unavailable("a job", ended)),
                     Ok(()) | Err(_) => Next::Reaped,
                 },
-                permit = self.slots.clone().acquire_owned(), if !free => match permit {
+                permit = self.slots.clone().acquire_owned(), if slot.is_none() => match permit {
                     Ok(permit) => Next::Slot(permit),
                     Err(closed) => Next::Lost(Error::unavailable("the slots", closed)),
                 },
+                () = self.places.changed(), if slot.is_some() && !free => Next::Asked,
                 Some(waiting) = returning.recv() => Next::Keep(waiting),
                 () = ready(()), if overdue => start_first(&mut low),
                 () = ready(()), if high_is_back => start_first(&mut high),
@@ -170,7 +176,7 @@ impl Worker {
             match next {
                 Next::Stop => return Ok(()),
                 Next::Lost(error) => return Err(error),
-                Next::Reaped => {}
+                Next::Reaped | Next::Asked => {}
                 Next::Slot(permit) => slot = Some(permit),
                 Next::Keep(waiting) => match waiting.delivery.priority {
                     Priority::High => high.push_back(waiting),
@@ -178,7 +184,8 @@ impl Worker {
                 },
                 Next::Start(waiting) => {
                     if let Some(slot) = slot.take() {
-                        jobs.spawn(self.clone().run_job(waiting, consumer.clone(), again.clone(), slot));
+                        let begun = self.places.begin(waiting.delivery.priority, waiting.since);
+                        jobs.spawn(self.clone().run_job(waiting, consumer.clone(), again.clone(), slot, begun));
                     }
                 }
             }
@@ -192,6 +199,7 @@ impl Worker {
         consumer: Arc<dyn JobConsumer>,
         again: mpsc::Sender<Waiting>,
         slot: OwnedSemaphorePermit,
+        begun: Begun,
     ) {
         let Waiting { delivery, attempt, .. } = waiting;
         let queue = delivery.priority.queue();
@@ -204,7 +212,7 @@ impl Worker {
                 }
                 let started = Instant::now();
                 let job = Job::new(&self.config, &self.ports, &self.desk, delivery.report_id);
-                let verdict = job.work(attempt).await;
+                let verdict = job.work(attempt, begun).await;
                 metrics::histogram!("casitas_job_duration_seconds", "queue" => queue)
                     .record(started.elapsed().as_secs_f64());
                 verdict

@@ -78,7 +78,7 @@ pub struct Settings {
     /// The in-process cache tier.
     #[arg(long, env = "CASITAS_MEMORY_CACHE", value_enum, default_value = "on", global = true)]
     pub memory_cache: Switch,
-    /// Reports that a worker works on at once (default 64, embedded 8); the projector must be told the same number. With 1 they
+    /// Reports that a worker works on at once (default 128, embedded 8); the projector must be told the same number. With 1 they
     /// go strictly one after the other.
     #[arg(long, env = "CASITAS_WORKER_SLOTS", global = true)]
     pub worker_slots: Option<usize>,

@@ -41,8 +41,9 @@ pub struct WorkerConfig {
 }
 
 impl WorkerConfig {
-    /// By Little's law about 2,000 small jobs a second at 30 ms each, nearly all of which is waiting for commits.
-    pub const SLOTS: usize = 64;
+    /// By Little's law 2,500 small jobs a second at 50 ms each, nearly all of which is waiting for commits; and the more wait
+    /// together, the fewer commits there are (docs/decisions/0009).
+    pub const SLOTS: usize = 128;
     pub const RENDERINGS: usize = 8;
     /// Under continuous high load one low job starts every 30 s: what is in hand then is begun after 24 minutes, before
     /// RabbitMQ calls a consumer dead (30 minutes). And low jobs alone never fill the slots of the default.

@@ -103,6 +103,8 @@ struct Fragile {
     queue: InProcessQueue,
     deaths: Arc<AtomicUsize>,
     hang_ack: Arc<AtomicBool>,
+    /// Until the broker has seen an ack, and hands over the next message.
+    ack_takes: Arc<Mutex<Duration>>,
 }
 
 struct FragileConsumer {
@@ -137,6 +139,10 @@ impl JobConsumer for FragileConsumer {
     async fn ack(&self, delivery: Delivery) -> Result<()> {
         if self.fragile.hang_ack.swap(false, Ordering::SeqCst) {
             std::future::pending::<()>().await;
+        }
+        let takes = *self.fragile.ack_takes.lock().expect("lock");
+        if !takes.is_zero() {
+            sleep(takes).await;
         }
         self.consumer.ack(delivery).await
     }
@@ -362,6 +368,19 @@ async fn with_many_slots_waiting_high_jobs_still_begin_before_the_next_low_one()
     let begun = lab.begun().await;
     assert_eq!(begun.len(), 160);
     assert!(begun[..60].iter().all(|id| high.contains(id)), "a low job began while high ones waited");
+}
+
+#[tokio::test(start_paused = true)]
+async fn low_jobs_do_not_use_the_time_that_the_broker_takes_to_hand_over_more_high_ones() {
+    let lab = Lab::new(64);
+    *lab.queue.ack_takes.lock().expect("lock") = Duration::from_millis(10);
+    let low = lab.request(LOW, 100).await;
+    // Several times what the broker hands over at once.
+    let high = lab.request(HIGH, 400).await;
+    let _worker = lab.start();
+    lab.until_state(&[low.clone(), high.clone()].concat(), ReportState::Succeeded).await;
+    let begun = lab.begun().await;
+    assert!(begun[..400].iter().all(|id| high.contains(id)), "a low job began while high ones waited in the broker");
 }
 
 #[tokio::test(start_paused = true)]

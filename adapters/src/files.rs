@@ -1,8 +1,10 @@
 //! Artifacts as files, `ab/cd/<sha-256>`, on a local or shared folder.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,15 +17,18 @@ const PARTIAL: &str = "partial";
 /// Age at which an unfinished file is a crash's leftover for sure and not another process' work.
 const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
+#[derive(Clone)]
 pub struct ArtifactFolder {
     root: PathBuf,
+    /// Folders whose own names are durable, by the digest's first bytes: only what is new in them has to be synced.
+    named: Arc<Mutex<HashSet<[u8; 2]>>>,
 }
 
 impl ArtifactFolder {
     /// Opens the folder, making it if it is missing.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
         let root = root.into();
-        let folder = Self { root };
+        let folder = Self { root, named: Arc::default() };
         folder.prepare().map_err(|error| Error::unavailable("the artifacts folder", error))?;
         Ok(folder)
     }
@@ -49,10 +54,9 @@ impl ArtifactFolder {
 #[async_trait]
 impl Artifacts for ArtifactFolder {
     async fn put(&self, bytes: Bytes) -> Result<String> {
-        let root = self.root.clone();
+        let folder = self.clone();
         blocking(move || {
             let digest = Sha256::of(&bytes);
-            let folder = Self { root };
             folder.store(digest, &bytes).map_err(|error| Error::unavailable("the artifacts folder", error))?;
             Ok(digest.to_string())
         })
@@ -81,7 +85,7 @@ impl ArtifactFolder {
             return Ok(());
         }
         let folder = path.parent().unwrap_or(&self.root);
-        fs::create_dir_all(folder)?;
+        let made = make(folder)?;
         let partial = self.root.join(PARTIAL).join(uuid::Uuid::now_v7().to_string());
         let written = write_durably(&partial, bytes).and_then(|()| fs::rename(&partial, &path));
         if written.is_err() {
@@ -89,12 +93,38 @@ impl ArtifactFolder {
             let _ = fs::remove_file(&partial);
         }
         written?;
-        // The name, and the names of the folders that may be new.
-        for folder in [folder, folder.parent().unwrap_or(&self.root), &self.root] {
-            File::open(folder)?.sync_all()?;
+        sync(folder)?;
+        self.sync_names(folder, digest, made)
+    }
+
+    /// The names of the folders above, which may be new: made here, or by others who have not come so far.
+    fn sync_names(&self, folder: &Path, digest: Sha256, made: bool) -> io::Result<()> {
+        let [first, second, ..] = *digest.bytes();
+        if !made && self.named().contains(&[first, second]) {
+            return Ok(());
         }
+        sync(folder.parent().unwrap_or(&self.root))?;
+        sync(&self.root)?;
+        self.named().insert([first, second]);
         Ok(())
     }
+
+    fn named(&self) -> MutexGuard<'_, HashSet<[u8; 2]>> {
+        self.named.lock().expect("nothing panics under this lock")
+    }
+}
+
+/// Whether it was not there.
+fn make(folder: &Path) -> io::Result<bool> {
+    match fs::create_dir(folder) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(_) => fs::create_dir_all(folder).map(|()| true),
+    }
+}
+
+fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
 }
 
 /// A damaged file is written anew, so its bytes are looked at and not only its name.

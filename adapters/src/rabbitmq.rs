@@ -6,6 +6,7 @@
 mod consumer;
 mod link;
 mod queue;
+mod settling;
 mod topology;
 
 pub use link::RabbitConfig;

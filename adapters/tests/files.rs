@@ -45,6 +45,17 @@ async fn nothing_unfinished_stays_behind_and_a_second_process_sees_the_files() {
 }
 
 #[tokio::test]
+async fn folders_that_went_are_made_again() {
+    let (root, folder) = folder();
+    let bytes = Bytes::from_static(b"register");
+    let name = folder.put(bytes.clone()).await.expect("stored");
+    fs::remove_dir_all(root.path().join("artifacts").join(&name[..2])).expect("removed");
+    assert_eq!(folder.get(&name).await.expect("read"), None);
+    folder.put(bytes.clone()).await.expect("stored again");
+    assert_eq!(folder.get(&name).await.expect("read"), Some(bytes));
+}
+
+#[tokio::test]
 async fn a_folder_that_cannot_be_written_is_unavailable() {
     let (root, folder) = folder();
     fs::remove_dir_all(root.path().join("artifacts")).expect("removed");

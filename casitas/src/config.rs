@@ -78,9 +78,13 @@ pub struct Settings {
     /// The in-process cache tier.
     #[arg(long, env = "CASITAS_MEMORY_CACHE", value_enum, default_value = "on", global = true)]
     pub memory_cache: Switch,
-    /// Reports that a worker works on at once (default 8, embedded 2); the projector must be told the same number.
+    /// Reports that a worker works on at once (default 128, embedded 8); the projector must be told the same number. With 1 they
+    /// go strictly one after the other.
     #[arg(long, env = "CASITAS_WORKER_SLOTS", global = true)]
     pub worker_slots: Option<usize>,
+    /// Reports among these that are rendered at once (default 8, embedded 2).
+    #[arg(long, env = "CASITAS_WORKER_RENDERINGS", global = true)]
+    pub worker_renderings: Option<usize>,
     /// Test aid: delays every projection batch.
     #[arg(long, env = "CASITAS_PROJECTOR_DELAY_MS", default_value_t = 0, hide = true, global = true)]
     pub projector_delay_ms: u64,
@@ -102,10 +106,15 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Embedded, renderings share the few readers of the views with the API.
     pub fn slots(&self) -> usize {
-        let default = if self.postgres.is_some() { report_worker::WorkerConfig::SLOTS } else { 2 };
+        let default = if self.postgres.is_some() { report_worker::WorkerConfig::SLOTS } else { 8 };
         self.worker_slots.unwrap_or(default)
+    }
+
+    /// Embedded, renderings share the few readers of the views with the API.
+    pub fn renderings(&self) -> usize {
+        let default = if self.postgres.is_some() { report_worker::WorkerConfig::RENDERINGS } else { 2 };
+        self.worker_renderings.unwrap_or(default).min(self.slots())
     }
 
     pub fn is_distributed(&self) -> bool {

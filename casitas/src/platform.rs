@@ -183,7 +183,7 @@ impl Platform {
             // Models fold beside each other.
             Role::Projector => server.with_connections(8),
             // Each rendering holds a connection while it reads; two more ask how far the views are.
-            Role::ReportWorker => server.with_connections((settings.slots() as u32).clamp(2, 30) + 2),
+            Role::ReportWorker => server.with_connections((settings.renderings() as u32).clamp(2, 30) + 2),
             _ => server,
         };
         #[cfg(feature = "seeded-bugs")]

@@ -131,7 +131,7 @@ pub async fn report_worker_role(settings: &Settings) -> Result<()> {
     let mut tasks = JoinSet::new();
     tasks.spawn(report_worker::run(config, ports, shutdown.clone()));
     ops_listener(settings, &ops, &mut tasks, &shutdown).await?;
-    tracing::info!(slots = settings.slots(), "report-worker waits for jobs");
+    tracing::info!(slots = settings.slots(), renderings = settings.renderings(), "report-worker waits for jobs");
     until_shutdown(&mut tasks, &shutdown).await?;
     ops.drain();
     finish(tasks).await;
@@ -227,6 +227,7 @@ pub fn projector(platform: &Platform, settings: &Settings, handler: commands::Ha
 fn worker(platform: &Platform, settings: &Settings, name: &str) -> Result<(WorkerConfig, WorkerPorts)> {
     let mut config = WorkerConfig::new(name);
     config.slots = settings.slots();
+    config.renderings = settings.renderings();
     config.render_delay = Duration::from_millis(settings.render_delay_ms);
     config.crash_at = settings.crash_at.as_deref().map(crash_point).transpose()?;
     #[cfg(feature = "seeded-bugs")]

@@ -159,6 +159,12 @@ impl Handler {
         self.0.loader.load::<A>(&StreamId::new(A::KIND, id.as_ref())).await
     }
 
+    /// Takes in a state that the caller has read from the log by other means, so that the next decision on it needs no load.
+    /// One that is older than what is known changes nothing; if the log has gone on since, the append's version check tells.
+    pub fn keep<A: Decide>(&self, id: impl AsRef<str>, loaded: Loaded<A>) {
+        self.0.loader.keep(&StreamId::new(A::KIND, id.as_ref()), loaded);
+    }
+
     /// Decides all steps and appends their events in one transaction. All steps belong to one context.
     pub async fn execute(&self, issue: &Issue, steps: &[Box<dyn Step>]) -> Result<Done, CommandError> {
         let deadline = Instant::now() + issue.timeout;

@@ -63,6 +63,12 @@ impl Loader {
         self.states.insert(stream.clone(), after);
     }
 
+    pub(crate) fn keep<A: Decide>(&self, stream: &StreamId, loaded: Loaded<A>) {
+        if self.cached::<A>(stream).is_none_or(|cached| cached.version < loaded.version) {
+            self.states.insert(stream.clone(), Arc::new(loaded));
+        }
+    }
+
     async fn basis<A: Decide>(&self, stream: &StreamId, basis: Basis) -> Result<Arc<Loaded<A>>, CommandError> {
         match basis {
             Basis::Cached => Ok(self.cached(stream).unwrap_or_default()),

@@ -33,6 +33,7 @@ struct Weather {
     /// Appends wait for a permit, when there is such a gate.
     gate: Mutex<Option<Arc<Semaphore>>>,
     appends: AtomicUsize,
+    loads: AtomicUsize,
 }
 
 struct FaultyLog {
@@ -46,6 +47,7 @@ impl EventLog for FaultyLog {
         self.log.context()
     }
     async fn load(&self, stream: &StreamId, after: u64) -> Result<Vec<SerializedEvent>> {
+        self.weather.loads.fetch_add(1, Ordering::SeqCst);
         self.log.load(stream, after).await
     }
     async fn append(&self, batch: &[AppendRequest]) -> Result<Vec<AppendOutcome>> {
@@ -357,6 +359,31 @@ async fn a_log_that_does_not_answer_is_an_unknown_outcome_within_the_deadline() 
     let outcome = bench.handler.execute(&Issue::by("test"), &[step::<Property>(id.to_string(), register(id))]).await;
     assert!(matches!(outcome, Err(CommandError::Port(Error::UnknownOutcome { .. }))), "{outcome:?}");
     assert!(started.elapsed() <= Duration::from_millis(2_100));
+}
+
+#[tokio::test]
+async fn a_state_read_by_other_means_saves_the_load_and_an_old_one_does_no_harm() {
+    let bench = bench(Context::Units);
+    let unit = unit(&bench.handler).await;
+    let read = bench.handler.load::<Unit>(unit.to_string()).await.expect("loads");
+    // Another process, which knows nothing of the unit.
+    let other = handler(&bench.log);
+    let loads = || bench.weather.loads.swap(0, Ordering::SeqCst);
+    loads();
+    other.keep::<Unit>(unit.to_string(), (*read).clone());
+    let done = other.execute(&Issue::by("test"), &[step::<Unit>(unit.to_string(), hold())]).await.expect("held");
+    assert_eq!((done.version, loads()), (read.version + 1, 0));
+
+    // What is known already is newer, and the hold stands in the way of a second one.
+    other.keep::<Unit>(unit.to_string(), (*read).clone());
+    let refused = other.execute(&Issue::by("test"), &[step::<Unit>(unit.to_string(), hold())]).await;
+    assert!(matches!(refused, Err(CommandError::Refused(_))), "{refused:?}");
+    // In a process that knows no better, the append's version check tells.
+    let third = handler(&bench.log);
+    third.keep::<Unit>(unit.to_string(), (*read).clone());
+    let refused = third.execute(&Issue::by("test"), &[step::<Unit>(unit.to_string(), hold())]).await;
+    assert!(matches!(refused, Err(CommandError::Refused(_))), "{refused:?}");
+    assert_eq!(bench.events().await.iter().filter(|event| event.event_type == "HoldPlaced").count(), 1);
 }
 
 #[tokio::test]

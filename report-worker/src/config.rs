@@ -13,9 +13,11 @@ use crate::Registry;
 pub struct WorkerConfig {
     /// This worker's name in the report's history, e.g. the host name; at most 100 characters.
     pub name: String,
-    /// Jobs at once. Most of a small job is waiting for durable appends, which the slots share. A rendering holds a connection
-    /// to the views while it reads: there must be as many of them.
+    /// Jobs at once, each from its start (stream, attempt) until its completion is durable. Most of a small job is waiting for
+    /// appends, which the slots share. With one slot jobs go strictly one after the other.
     pub slots: usize,
+    /// Renderings at once. Each uses a core, memory and, while it reads, a connection to the views: there must be as many.
+    pub renderings: usize,
     /// High messages in hand (R10 of reliability-security.md: 10, so that the next one is always here already); with many
     /// slots there are more, see [`WorkerConfig::prefetch`].
     pub high_prefetch: u16,
@@ -39,12 +41,21 @@ pub struct WorkerConfig {
 }
 
 impl WorkerConfig {
-    pub const SLOTS: usize = 8;
+    /// By Little's law 2,500 small jobs a second at 50 ms each, nearly all of which is waiting for commits; and the more wait
+    /// together, the fewer commits there are (docs/decisions/0009).
+    pub const SLOTS: usize = 128;
+    pub const RENDERINGS: usize = 8;
+    /// Under continuous high load one low job starts every 30 s: what is in hand then is begun after 24 minutes, before
+    /// RabbitMQ calls a consumer dead (30 minutes). And low jobs alone never fill the slots of the default.
+    const LOW_PREFETCH_MAX: u16 = 48;
+    /// High messages in hand beyond those in work: what a worker holds and has not begun is kept from the others.
+    const HIGH_SPARE_MAX: u16 = 16;
 
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
             slots: Self::SLOTS,
+            renderings: Self::RENDERINGS,
             high_prefetch: 10,
             low_wait_max: Duration::from_secs(30),
             positions_wait_max: Duration::from_secs(10),
@@ -59,11 +70,12 @@ impl WorkerConfig {
     }
 
     /// High and low messages in hand at most. A slot that ends a high job finds the next one here, also while the broker has
-    /// yet to see the last ack: one in work and one waiting for each slot. Of the low ones there is one a slot: what waits in
-    /// hand must not wait until the broker calls the worker dead.
+    /// yet to see the last ack: one in work for each slot, and as many waiting up to a bound. Of the low ones there is one a
+    /// slot, and not too many: what waits in hand must not wait until the broker calls the worker dead.
     pub fn prefetch(&self) -> (u16, u16) {
         let slots = u16::try_from(self.slots.max(1)).unwrap_or(u16::MAX);
-        (self.high_prefetch.max(slots.saturating_mul(2)), slots)
+        let high = slots.saturating_add(slots.min(Self::HIGH_SPARE_MAX));
+        (self.high_prefetch.max(high), slots.min(Self::LOW_PREFETCH_MAX))
     }
 }
 

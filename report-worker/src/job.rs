@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use commands::{CommandError, Done, Handler, Issue, step};
+use commands::{CommandError, Done, Handler, Issue, Loaded, step};
 use domain::reports::{Report, ReportCommand, ReportState};
 use domain::{Aggregate, Context, Decide, Moment, Sha256, StreamId};
 use ports::Error;
@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::config::{CrashPoint, WorkerConfig, WorkerPorts};
 use crate::order::{Case, Origin};
 use crate::pins::{Pinned, Seen};
+use crate::places::Begun;
 use crate::reports::Rendered;
 use crate::streams::Streams;
 use crate::{Order, pins};
@@ -78,10 +79,10 @@ impl<'a> Job<'a> {
     }
 
     /// Works on the report; `attempt` is the one that this worker started earlier and could not end.
-    pub(crate) async fn work(mut self, attempt: Option<u32>) -> Verdict {
+    pub(crate) async fn work(mut self, attempt: Option<u32>, begun: Begun) -> Verdict {
         match self.begin(attempt).await {
-            Ok(Begun::Over(verdict)) => verdict,
-            Ok(Begun::Attempt { order, attempt }) => match self.attempt(&order).await {
+            Ok(Start::Over(verdict)) => verdict,
+            Ok(Start::Attempt { order, attempt }) => match self.attempt(&order, begun).await {
                 Ok(outcome) => Verdict::Done(outcome),
                 Err(Stop::Outage(error)) => self.later(error, Some(attempt)),
                 Err(Stop::Failure { reason, retryable }) => self.fail(attempt, reason, retryable).await,
@@ -106,17 +107,19 @@ impl<'a> Job<'a> {
     }
 
     /// Everything before the rendering: one load and one append, both shared with the other slots.
-    async fn begin(&mut self, attempt: Option<u32>) -> Result<Begun, Stop> {
+    async fn begin(&mut self, attempt: Option<u32>) -> Result<Start, Stop> {
         let log = self.handler().logs().get(Context::Reports)?;
         let stream = self.desk.streams.load(&**log, StreamId::of::<Report>(self.report_id)).await?;
         self.origin = stream.origin.clone();
         let Some(Case { order, mut report, version }) = Case::of(self.report_id, stream)? else {
             tracing::error!(report.id = %self.report_id, "a message names a report that does not exist");
-            return Ok(Begun::Over(Verdict::Dead("unknown")));
+            return Ok(Start::Over(Verdict::Dead("unknown")));
         };
         if let Some(verdict) = verdict_of(report.state()) {
-            return Ok(Begun::Over(verdict));
+            return Ok(Start::Over(verdict));
         }
+        // So that what is decided next needs no load of its own.
+        self.handler().keep::<Report>(self.report_id.to_string(), Loaded { state: report.clone(), version });
         let Some(renderer) = self.ports.registry.get(order.kind) else {
             return Err(Stop::Failure { reason: format!("no renderer for {}", order.kind.as_str()), retryable: false });
         };
@@ -129,7 +132,7 @@ impl<'a> Job<'a> {
         if let Some(attempt) =
             attempt.filter(|&attempt| report.attempt() == attempt && report.state() == Some(ReportState::Running))
         {
-            return Ok(Begun::Attempt { order, attempt });
+            return Ok(Start::Attempt { order, attempt });
         }
         let started = match self.execute(self.start()).await {
             Ok(done) => self.started(&mut report, version, &done),
@@ -141,8 +144,8 @@ impl<'a> Job<'a> {
             report = self.report().await?;
         }
         match verdict_of(report.state()) {
-            Some(verdict) => Ok(Begun::Over(verdict)),
-            None => Ok(Begun::Attempt { order, attempt: report.attempt() }),
+            Some(verdict) => Ok(Start::Over(verdict)),
+            None => Ok(Start::Attempt { order, attempt: report.attempt() }),
         }
     }
 
@@ -162,8 +165,10 @@ impl<'a> Job<'a> {
     }
 
     /// Renders, stores, records, in this order: what the log calls completed is there to be downloaded.
-    async fn attempt(&self, order: &Order) -> Result<&'static str, Stop> {
+    async fn attempt(&self, order: &Order, begun: Begun) -> Result<&'static str, Stop> {
+        let place = begun.place().await;
         let rendered = self.render(order).await?;
+        drop(place);
         self.pass(CrashPoint::BetweenRenderAndStore);
         let Rendered { bytes, media_type } = rendered;
         let size = bytes.len() as u64;
@@ -257,7 +262,7 @@ impl<'a> Job<'a> {
     }
 }
 
-enum Begun {
+enum Start {
     Over(Verdict),
     Attempt { order: Order, attempt: u32 },
 }

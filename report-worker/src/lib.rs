@@ -11,6 +11,7 @@ mod config;
 mod job;
 mod order;
 mod pins;
+mod places;
 mod reports;
 #[cfg(feature = "seeded-bugs")]
 mod seeded;

@@ -8,12 +8,13 @@ use std::time::Duration;
 use ports::{Delivery, Error, JobConsumer, Priority, Result};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{JoinSet, coop};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::config::{WorkerConfig, WorkerPorts};
 use crate::job::{Desk, Job, Verdict};
+use crate::places::{Begun, Places};
 
 /// Pause before a lost consumer is made again; doubles up to the longest.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
@@ -22,11 +23,15 @@ const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(5);
 const CONSUMER_WAIT_MAX: Duration = Duration::from_secs(15);
 /// Pause before a second message for a report that this process works on is looked at again.
 const DUPLICATE_PAUSE: Duration = Duration::from_millis(500);
+/// With many slots the high jobs in hand may all have begun while the broker has more of them, which it hands over only when it has
+/// seen the last acks. So long after that was likely, no low job begins.
+const ON_THE_WAY: Duration = Duration::from_millis(50);
 
 /// Works until shutdown. Losing the queue is no reason to stop: a new consumer is made, with its prefetch.
 pub async fn run(config: WorkerConfig, ports: WorkerPorts, shutdown: CancellationToken) {
     let slots = Arc::new(Semaphore::new(config.slots.max(1)));
-    let worker = Arc::new(Worker { config, ports, slots, desk: Desk::default(), in_work: Mutex::default() });
+    let places = Places::new(config.renderings.min(config.slots), config.low_wait_max);
+    let worker = Arc::new(Worker { config, ports, slots, places, desk: Desk::default(), in_work: Mutex::default() });
     let mut jobs = JoinSet::new();
     let mut pause = RECONNECT_PAUSE;
     while !shutdown.is_cancelled() {
@@ -68,6 +73,7 @@ struct Worker {
     config: WorkerConfig,
     ports: WorkerPorts,
     slots: Arc<Semaphore>,
+    places: Places,
     desk: Desk,
     /// Reports being worked on here: after a reconnect a message can come again while its job still runs.
     in_work: Mutex<HashSet<Uuid>>,
@@ -79,11 +85,22 @@ struct Waiting {
     since: Instant,
     /// An attempt of ours that is still open.
     attempt: Option<u32>,
+    held: Held,
 }
 
 impl Waiting {
-    fn new(delivery: Delivery) -> Self {
-        Self { delivery, since: Instant::now(), attempt: None }
+    fn new(delivery: Delivery, held: &Held) -> Self {
+        Self { delivery, since: Instant::now(), attempt: None, held: held.clone() }
+    }
+}
+
+/// Messages of one queue in hand: as many as there are clones of the consumer's own.
+#[derive(Clone, Default)]
+struct Held(Arc<()>);
+
+impl Held {
+    fn count(&self) -> usize {
+        Arc::strong_count(&self.0) - 1
     }
 }
 
@@ -91,6 +108,8 @@ impl Waiting {
 enum Next {
     Stop,
     Reaped,
+    /// Perhaps another job may begin now.
+    Asked,
     Slot(OwnedSemaphorePermit),
     Start(Waiting),
     Keep(Waiting),
@@ -123,8 +142,9 @@ impl Worker {
     /// Fills slots from one consumer until it dies (an error) or shutdown.
     ///
     /// One task chooses for all slots. A free slot takes, in this order: a low job that has waited too long, a high job that
-    /// came back, a high job, a low job. Low jobs are taken in hand only one at a time before their start, so that they can be
-    /// seen waiting while the slots are busy.
+    /// came back, a high job, a low job unless more high ones are likely on their way; and none while more have begun than the
+    /// renderings will soon take up. Low jobs are taken in hand only one at a time before their start, so that they can be seen
+    /// waiting while the slots are busy.
     async fn consume(
         self: &Arc<Self>,
         consumer: Arc<dyn JobConsumer>,
@@ -137,11 +157,19 @@ impl Worker {
         let mut high: VecDeque<Waiting> = VecDeque::new();
         let mut low: VecDeque<Waiting> = VecDeque::new();
         let mut slot: Option<OwnedSemaphorePermit> = None;
+        let (high_held, low_held) = (Held::default(), Held::default());
+        // A new consumer's first messages are on their way.
+        let mut more_until = Instant::now() + ON_THE_WAY;
         loop {
-            let free = slot.is_some();
+            // Half of what the broker may hand over: then it may have more.
+            if 2 * high_held.count() >= usize::from(high_prefetch) {
+                more_until = Instant::now() + ON_THE_WAY;
+            }
+            let free = slot.is_some() && self.places.may_begin();
             let overdue = free && low.front().is_some_and(|first| first.since.elapsed() >= self.config.low_wait_max);
             let high_is_back = free && !high.is_empty();
             let low_is_here = free && !low.is_empty();
+            let more_on_the_way = Instant::now() < more_until;
             let next = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => Next::Stop,
@@ -150,27 +178,29 @@ impl Worker {
                     Err(ended) if ended.is_panic() => Next::Lost(Error::unavailable("a job", ended)),
                     Ok(()) | Err(_) => Next::Reaped,
                 },
-                permit = self.slots.clone().acquire_owned(), if !free => match permit {
+                permit = self.slots.clone().acquire_owned(), if slot.is_none() => match permit {
                     Ok(permit) => Next::Slot(permit),
                     Err(closed) => Next::Lost(Error::unavailable("the slots", closed)),
                 },
+                () = self.places.changed(), if slot.is_some() && !free => Next::Asked,
                 Some(waiting) = returning.recv() => Next::Keep(waiting),
                 () = ready(()), if overdue => start_first(&mut low),
                 () = ready(()), if high_is_back => start_first(&mut high),
                 received = consumer.receive(Priority::High), if free => match received {
-                    Ok(delivery) => Next::Start(Waiting::new(delivery)),
+                    Ok(delivery) => Next::Start(Waiting::new(delivery, &high_held)),
                     Err(error) => Next::Lost(error),
                 },
-                () = ready(()), if low_is_here => start_first(&mut low),
+                () = ready(()), if low_is_here && !more_on_the_way => start_first(&mut low),
+                () = sleep_until(more_until), if low_is_here && more_on_the_way => Next::Asked,
                 received = consumer.receive(Priority::Low), if low.is_empty() => match received {
-                    Ok(delivery) => Next::Keep(Waiting::new(delivery)),
+                    Ok(delivery) => Next::Keep(Waiting::new(delivery, &low_held)),
                     Err(error) => Next::Lost(error),
                 },
             };
             match next {
                 Next::Stop => return Ok(()),
                 Next::Lost(error) => return Err(error),
-                Next::Reaped => {}
+                Next::Reaped | Next::Asked => {}
                 Next::Slot(permit) => slot = Some(permit),
                 Next::Keep(waiting) => match waiting.delivery.priority {
                     Priority::High => high.push_back(waiting),
@@ -178,7 +208,8 @@ impl Worker {
                 },
                 Next::Start(waiting) => {
                     if let Some(slot) = slot.take() {
-                        jobs.spawn(self.clone().run_job(waiting, consumer.clone(), again.clone(), slot));
+                        let begun = self.places.begin(waiting.delivery.priority, waiting.since);
+                        jobs.spawn(self.clone().run_job(waiting, consumer.clone(), again.clone(), slot, begun));
                     }
                 }
             }
@@ -192,8 +223,9 @@ impl Worker {
         consumer: Arc<dyn JobConsumer>,
         again: mpsc::Sender<Waiting>,
         slot: OwnedSemaphorePermit,
+        begun: Begun,
     ) {
-        let Waiting { delivery, attempt, .. } = waiting;
+        let Waiting { delivery, attempt, held, .. } = waiting;
         let queue = delivery.priority.queue();
         let verdict = match InWork::enter(&self, delivery.report_id) {
             None => Verdict::Again { pause: DUPLICATE_PAUSE, attempt },
@@ -204,7 +236,7 @@ impl Worker {
                 }
                 let started = Instant::now();
                 let job = Job::new(&self.config, &self.ports, &self.desk, delivery.report_id);
-                let verdict = job.work(attempt).await;
+                let verdict = job.work(attempt, begun).await;
                 metrics::histogram!("casitas_job_duration_seconds", "queue" => queue)
                     .record(started.elapsed().as_secs_f64());
                 verdict
@@ -229,7 +261,7 @@ impl Worker {
                         () = again.closed() => return,
                     }
                     // A closed channel means that the consumer is gone and the message with it.
-                    let _ = again.send(Waiting { delivery, since: Instant::now(), attempt }).await;
+                    let _ = again.send(Waiting { delivery, since: Instant::now(), attempt, held }).await;
                     drop(consumer);
                 });
                 return;

@@ -71,6 +71,7 @@ struct Shelf {
     kept: Mutex<BTreeMap<String, Bytes>>,
     outages: AtomicUsize,
     hang: AtomicBool,
+    takes: Mutex<Duration>,
 }
 
 #[async_trait]
@@ -79,6 +80,10 @@ impl Artifacts for Shelf {
         if self.outages.load(Ordering::SeqCst) > 0 {
             self.outages.fetch_sub(1, Ordering::SeqCst);
             return Err(Error::Unavailable { what: "the shelf".into(), source: None });
+        }
+        let takes = *self.takes.lock().expect("lock");
+        if !takes.is_zero() {
+            sleep(takes).await;
         }
         let name = Sha256::of(&bytes).to_string();
         self.kept.lock().expect("lock").insert(name.clone(), bytes);
@@ -98,6 +103,8 @@ struct Fragile {
     queue: InProcessQueue,
     deaths: Arc<AtomicUsize>,
     hang_ack: Arc<AtomicBool>,
+    /// Until the broker has seen an ack, and hands over the next message.
+    ack_takes: Arc<Mutex<Duration>>,
 }
 
 struct FragileConsumer {
@@ -132,6 +139,10 @@ impl JobConsumer for FragileConsumer {
     async fn ack(&self, delivery: Delivery) -> Result<()> {
         if self.fragile.hang_ack.swap(false, Ordering::SeqCst) {
             std::future::pending::<()>().await;
+        }
+        let takes = *self.fragile.ack_takes.lock().expect("lock");
+        if !takes.is_zero() {
+            sleep(takes).await;
         }
         self.consumer.ack(delivery).await
     }
@@ -252,6 +263,13 @@ impl Lab {
         self.script.started.lock().expect("lock").iter().map(|(id, _)| *id).collect()
     }
 
+    /// The reports of all attempts, in the order of the log.
+    async fn begun(&self) -> Vec<Uuid> {
+        let events = self.log.read(0, 10_000).await.expect("read");
+        let attempts = events.iter().filter(|event| event.event_type == "ReportAttemptStarted");
+        attempts.map(|event| event.stream.id.parse().expect("a report's id")).collect()
+    }
+
     async fn events(&self, id: Uuid) -> Vec<String> {
         let stream = StreamId::of::<Report>(id);
         self.log.load(&stream, 0).await.expect("loaded").into_iter().map(|event| event.event_type).collect()
@@ -314,6 +332,72 @@ async fn two_slots_work_at_once_and_never_more() {
     let _worker = lab.start();
     lab.until_state(&high, ReportState::Succeeded).await;
     assert_eq!(began.elapsed().as_secs(), 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_are_rendered_at_once_than_there_are_places() {
+    let mut lab = Lab::new(16);
+    lab.config.renderings = 2;
+    lab.rendering_takes(Duration::from_secs(10));
+    let began = Instant::now();
+    let high = lab.request(HIGH, 10).await;
+    let _worker = lab.start();
+    lab.until_state(&high, ReportState::Succeeded).await;
+    assert_eq!(began.elapsed().as_secs(), 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn storing_and_recording_keep_nobody_from_rendering() {
+    let mut lab = Lab::new(16);
+    lab.config.renderings = 1;
+    *lab.artifacts.takes.lock().expect("lock") = Duration::from_secs(5);
+    let began = Instant::now();
+    let high = lab.request(HIGH, 16).await;
+    let _worker = lab.start();
+    lab.until_state(&high, ReportState::Succeeded).await;
+    assert_eq!(began.elapsed().as_secs(), 5, "all were stored beside each other");
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_many_slots_waiting_high_jobs_still_begin_before_the_next_low_one() {
+    let lab = Lab::new(64);
+    let low = lab.request(LOW, 100).await;
+    let high = lab.request(HIGH, 60).await;
+    let _worker = lab.start();
+    lab.until_state(&[low.clone(), high.clone()].concat(), ReportState::Succeeded).await;
+    let begun = lab.begun().await;
+    assert_eq!(begun.len(), 160);
+    assert!(begun[..60].iter().all(|id| high.contains(id)), "a low job began while high ones waited");
+}
+
+#[tokio::test(start_paused = true)]
+async fn low_jobs_do_not_use_the_time_that_the_broker_takes_to_hand_over_more_high_ones() {
+    let lab = Lab::new(64);
+    *lab.queue.ack_takes.lock().expect("lock") = Duration::from_millis(10);
+    let low = lab.request(LOW, 100).await;
+    // Several times what the broker hands over at once.
+    let high = lab.request(HIGH, 400).await;
+    let _worker = lab.start();
+    lab.until_state(&[low.clone(), high.clone()].concat(), ReportState::Succeeded).await;
+    let begun = lab.begun().await;
+    assert!(begun[..400].iter().all(|id| high.contains(id)), "a low job began while high ones waited in the broker");
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_renderings_take_long_no_low_job_begins_ahead_of_a_high_one_to_come() {
+    let mut lab = Lab::new(64);
+    lab.config.renderings = 2;
+    lab.rendering_takes(Duration::from_secs(4));
+    let low = lab.request(LOW, 40).await;
+    let _worker = lab.start();
+    // Two have ended: it is known by now how long renderings take.
+    lab.until_state(&low[..2], ReportState::Succeeded).await;
+    until("the next two render", async || lab.started().len() == 4).await;
+    let ahead = lab.begun().await.len();
+    assert_eq!(ahead, 4, "no attempt waits for a place");
+    let high = lab.request(HIGH, 10).await;
+    lab.until_state(&[low, high.clone()].concat(), ReportState::Succeeded).await;
+    assert!(lab.started()[ahead..ahead + 10].iter().all(|id| high.contains(id)), "{:?}", lab.started());
 }
 
 #[tokio::test(start_paused = true)]

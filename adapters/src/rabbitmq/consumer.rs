@@ -1,18 +1,20 @@
 //! Consuming: one channel a priority, each with its own prefetch.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use futures::StreamExt;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, BasicRejectOptions};
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
-use lapin::{Channel, Connection, Consumer};
+use lapin::{Connection, Consumer};
 use ports::{Delivery, Error, JobConsumer, Priority, Result};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::link::{CALL_TIMEOUT, Stop, open_channel, unavailable, within};
+use super::settling::Settling;
 
 /// Tells deliveries of one consumer from those of its predecessors in this process.
 static INCARNATIONS: AtomicU64 = AtomicU64::new(1);
@@ -29,7 +31,7 @@ pub(super) struct RabbitConsumer {
 }
 
 struct Lane {
-    channel: Channel,
+    settling: Arc<Settling>,
     deliveries: Mutex<mpsc::Receiver<Delivery>>,
 }
 
@@ -43,9 +45,9 @@ impl RabbitConsumer {
         Ok(Self { incarnation, lanes: [high, low], dead, _forwarders: forwarders, _connection: connection })
     }
 
-    /// The channel a delivery must be settled on; `None` for one of an earlier consumer, which the broker delivers again.
-    fn channel_of(&self, delivery: &Delivery) -> Option<&Channel> {
-        (delivery.tag.1 == self.incarnation).then(|| &self.lanes[delivery.priority as usize].channel)
+    /// Where a delivery must be settled; `None` for one of an earlier consumer, which the broker delivers again.
+    fn settling_of(&self, delivery: &Delivery) -> Option<&Settling> {
+        (delivery.tag.1 == self.incarnation).then(|| &*self.lanes[delivery.priority as usize].settling)
     }
 
     fn is_dead(&self) -> bool {
@@ -74,20 +76,22 @@ async fn open_lane(
     );
     let consumer = within(CALL_TIMEOUT, consume).await?;
     let (sender, deliveries) = mpsc::channel(prefetch.into());
-    forwarders.spawn(forward(consumer, channel.clone(), priority, incarnation, sender, death.clone()));
-    Ok(Lane { channel, deliveries: Mutex::new(deliveries) })
+    let settling = Arc::new(Settling::of(channel));
+    forwarders.spawn(forward(consumer, settling.clone(), priority, incarnation, sender, death.clone()));
+    Ok(Lane { settling, deliveries: Mutex::new(deliveries) })
 }
 
 /// Moves deliveries until the channel dies, then declares the whole consumer dead: half a consumer would starve one queue.
 async fn forward(
     mut consumer: Consumer,
-    channel: Channel,
+    settling: Arc<Settling>,
     priority: Priority,
     incarnation: u64,
     deliveries: mpsc::Sender<Delivery>,
     death: watch::Sender<bool>,
 ) {
     while let Some(Ok(message)) = consumer.next().await {
+        settling.delivered(message.delivery_tag);
         let Some(report_id) = std::str::from_utf8(&message.data).ok().and_then(|text| Uuid::parse_str(text).ok()) else {
             tracing::error!(
                 queue = priority.queue(),
@@ -95,8 +99,7 @@ async fn forward(
                 "a message that is no report id goes to the dead letters"
             );
             metrics::counter!("casitas_bad_messages_total", "queue" => priority.queue()).increment(1);
-            let reject = channel.basic_reject(message.delivery_tag, BasicRejectOptions { requeue: false });
-            if within(CALL_TIMEOUT, reject).await.is_err() {
+            if within(CALL_TIMEOUT, settling.reject(message.delivery_tag)).await.is_err() {
                 break;
             }
             continue;
@@ -129,28 +132,26 @@ impl JobConsumer for RabbitConsumer {
     }
 
     async fn ack(&self, delivery: Delivery) -> Result<()> {
-        let Some(channel) = self.channel_of(&delivery) else { return Ok(()) };
+        let Some(settling) = self.settling_of(&delivery) else { return Ok(()) };
         if self.is_dead() {
             return Err(gone());
         }
-        within(CALL_TIMEOUT, channel.basic_ack(delivery.tag.0, BasicAckOptions::default())).await.map_err(unavailable)
+        within(CALL_TIMEOUT, settling.ack(delivery.tag.0)).await.map_err(unavailable)
     }
 
     async fn requeue(&self, delivery: Delivery) -> Result<()> {
-        let Some(channel) = self.channel_of(&delivery) else { return Ok(()) };
+        let Some(settling) = self.settling_of(&delivery) else { return Ok(()) };
         if self.is_dead() {
             return Err(gone());
         }
-        let options = BasicNackOptions { multiple: false, requeue: true };
-        within(CALL_TIMEOUT, channel.basic_nack(delivery.tag.0, options)).await.map_err(unavailable)
+        within(CALL_TIMEOUT, settling.requeue(delivery.tag.0)).await.map_err(unavailable)
     }
 
     async fn reject(&self, delivery: Delivery) -> Result<()> {
-        let Some(channel) = self.channel_of(&delivery) else { return Ok(()) };
+        let Some(settling) = self.settling_of(&delivery) else { return Ok(()) };
         if self.is_dead() {
             return Err(gone());
         }
-        let options = BasicRejectOptions { requeue: false };
-        within(CALL_TIMEOUT, channel.basic_reject(delivery.tag.0, options)).await.map_err(unavailable)
+        within(CALL_TIMEOUT, settling.reject(delivery.tag.0)).await.map_err(unavailable)
     }
 }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::stream::{FuturesOrdered, StreamExt};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Channel, Confirmation, Connection};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
 use ports::{Error, JobConsumer, JobQueue, Priority, QueueDepth, Result};
 use tokio::sync::Mutex;
 use uuid::Uuid;
@@ -111,18 +112,23 @@ enum Confirmed {
     Refused,
 }
 
-async fn publish_pipeline(channel: &Channel, priority: Priority, report_ids: &[Uuid]) -> lapin::Result<Confirmed> {
+async fn publish_one(channel: &Channel, priority: Priority, report_id: &Uuid) -> lapin::Result<PublisherConfirm> {
     // An unroutable message is acked like any other; only `mandatory` makes the broker return it.
     let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+    let body = report_id.to_string();
+    let properties = BasicProperties::default()
+        .with_delivery_mode(PERSISTENT)
+        .with_content_type("text/plain".into())
+        .with_message_id(body.as_str().into());
+    channel.basic_publish(EXCHANGE.into(), priority.queue().into(), options, body.as_bytes(), properties).await
+}
+
+async fn publish_pipeline(channel: &Channel, priority: Priority, report_ids: &[Uuid]) -> lapin::Result<Confirmed> {
+    // Each ends when its frames are on the socket: one after the other would be a turn of lapin's thread for each.
+    let mut sending: FuturesOrdered<_> = report_ids.iter().map(|id| publish_one(channel, priority, id)).collect();
     let mut confirms = Vec::with_capacity(report_ids.len());
-    for id in report_ids {
-        let body = id.to_string();
-        let properties = BasicProperties::default()
-            .with_delivery_mode(PERSISTENT)
-            .with_content_type("text/plain".into())
-            .with_message_id(body.as_str().into());
-        let publish = channel.basic_publish(EXCHANGE.into(), priority.queue().into(), options, body.as_bytes(), properties);
-        confirms.push(publish.await?);
+    while let Some(sent) = sending.next().await {
+        confirms.push(sent?);
     }
     let mut confirmed = Confirmed::All;
     for confirm in confirms {

@@ -23,6 +23,7 @@ pub async fn all(queue: &dyn JobQueue) {
     a_cancelled_receive_loses_nothing(queue).await;
     what_a_lost_consumer_held_goes_to_the_next(queue).await;
     settling_a_delivery_of_an_earlier_consumer_changes_nothing(queue).await;
+    acks_given_together_settle_exactly_what_they_name(queue).await;
     a_large_batch_arrives_whole(queue).await;
 }
 
@@ -196,6 +197,40 @@ pub async fn settling_a_delivery_of_an_earlier_consumer_changes_nothing(queue: &
     let again = receive(&*next, Priority::High).await;
     assert_eq!(again.report_id, id);
     next.ack(again).await.expect("acked");
+    drop(next);
+    expect_empty(queue).await;
+}
+
+/// Some at the front, some with gaps between, beside what is requeued and rejected; the rest goes to the next consumer.
+pub async fn acks_given_together_settle_exactly_what_they_name(queue: &dyn JobQueue) {
+    let published = ids(10);
+    queue.publish(Priority::High, &published).await.expect("published");
+    let lost = consumer(queue).await;
+    let mut held = Vec::new();
+    for _ in &published {
+        held.push(Some(receive(&*lost, Priority::High).await));
+    }
+    let mut of = |at: usize| held[at].take().expect("once");
+    let settled = tokio::join!(
+        lost.ack(of(5)),
+        lost.reject(of(3)),
+        lost.ack(of(0)),
+        lost.ack(of(2)),
+        lost.requeue(of(6)),
+        lost.ack(of(1)),
+        lost.ack(of(8)),
+    );
+    let (a, b, c, d, e, f, g) = settled;
+    [a, b, c, d, e, f, g].into_iter().for_each(|settled| settled.expect("settled"));
+    drop(lost);
+    let next = consumer(queue).await;
+    let mut seen = HashSet::new();
+    for _ in 0..4 {
+        let delivery = receive(&*next, Priority::High).await;
+        seen.insert(delivery.report_id);
+        next.ack(delivery).await.expect("acked");
+    }
+    assert_eq!(seen, [4, 6, 7, 9].map(|at| published[at]).into());
     drop(next);
     expect_empty(queue).await;
 }

@@ -25,6 +25,8 @@ mod tiers;
 mod token;
 
 #[cfg(test)]
+mod lane_tests;
+#[cfg(test)]
 mod outdated_tests;
 #[cfg(test)]
 mod own_tests;

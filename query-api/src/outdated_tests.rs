@@ -4,15 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use axum::body::Body;
+use axum::http::Request;
 use serde_json::{Value, json};
 use tokio::sync::OwnedRwLockWriteGuard;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, advance, sleep};
 
+use crate::ViewPrincipals;
 use crate::feed::STALE_AFTER;
 use crate::hot::HotWriter;
+use crate::lane::{Lane, Reach};
 use crate::query::Sharing;
 use crate::reader::{Served, Source, Wish};
+use crate::stage::authenticator;
 use crate::testing::{Everything, OneRow, Replica, START, UNITS, second, settle, tags, value, wish};
 
 async fn ask(replica: &Replica, sharing: Sharing, wish: &Wish) -> Served {
@@ -238,6 +243,32 @@ async fn what_has_another_in_its_place_is_not_served_by_any_way() {
     );
     drop(gate);
     next.await.expect("read");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_shortcut_serves_outdated_what_the_route_would_and_leaves_the_computing_to_it() {
+    let (replica, leader, gate) = replacing(json!(1)).await;
+    let nobody = authenticator(Arc::new(ViewPrincipals::new(replica.reader.clone())));
+    let (lane, kept) = (Lane::default(), public(&replica).await.entry);
+    lane.keep(&"/a".parse().expect("a uri"), "/a", Reach::Public, &kept, true);
+    lane.keep(&"/b".parse().expect("a uri"), "/b", Reach::Allowed(|_| true), &kept, true);
+    let answer = |request: axum::http::request::Builder| {
+        lane.answer(&replica.reader, &nobody, &request.body(Body::empty()).expect("a request")).map(|(response, _)| response)
+    };
+    let outdated = answer(Request::get("/a")).expect("the old one");
+    let header = |name: &str| outdated.headers().get(name).and_then(|value| value.to_str().ok());
+    assert_eq!((header("x-cache"), header("cache-status")), (Some("HIT"), Some("casitas; hit; ttl=0; detail=updating")));
+    assert_eq!(header("x-accel-expires"), Some(format!("@{START}").as_str()), "known to be true in this second");
+    assert!(answer(Request::get("/a").header("casitas-min-position", "units:1")).is_none());
+    assert!(answer(Request::get("/b")).is_none(), "nobody is nobody");
+    // Three quarters of a second later the proof is of the second before: Nginx must not keep it.
+    replica.clock.set("2027-01-15T08:00:00.500Z".parse().expect("an instant"));
+    pass(&replica, Duration::from_millis(750)).await;
+    let later = answer(Request::get("/a")).expect("the old one");
+    assert_eq!(later.headers().get("x-accel-expires"), None);
+    drop(gate);
+    leader.await.expect("read");
+    assert!(answer(Request::get("/a")).is_none(), "another is in its place");
 }
 
 /// So many clients ask one after the other, each as fast as it is answered, for a second in which the row changes every 5 ms;

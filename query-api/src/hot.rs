@@ -51,7 +51,8 @@ impl HotWriter {
         if tags.is_empty() || queries.is_empty() {
             return Ok(());
         }
-        tokio::time::sleep_until(*self.due()).await;
+        let due = *self.due();
+        tokio::time::sleep_until(due).await;
         *self.due() = Instant::now() + REWRITE_PAUSE;
         for query in queries {
             self.write(&**query).await?;

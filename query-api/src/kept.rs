@@ -2,7 +2,7 @@
 //!
 //! What has changed may go on being served for a moment, so that a list that many ask for and that changes two hundred times a
 //! second is not computed two hundred times a second with all of them waiting. It was current when the feed last proved it, and
-//! is never served a second after that (`docs/decisions/0009`).
+//! is never served a second after that (`docs/decisions/0012`).
 
 use std::ops::Deref;
 use std::sync::Arc;

@@ -120,6 +120,19 @@ async fn what_the_feed_tells_of_a_user_counts_for_the_very_next_request() {
 }
 
 #[tokio::test]
+async fn the_token_of_an_epoch_that_the_view_does_not_know_yet_waits_for_it() {
+    let stage = with_units_on(Stage::with_users_from_views().await, 1).await;
+    let user = Uuid::from_u128(50);
+    register(&stage, user, Role::Finance).await;
+    known(&stage, &stage.token_of(user, 0), &calendar()).await;
+    let changed = UserEvent::PasswordChanged { password_hash: PasswordHash::new("$argon2id$other") };
+    let (token, path) = (stage.token_of(user, 1), calendar());
+    // The first is asked for until it waits.
+    let (answer, ()) = tokio::join!(stage.get_as(&token, &path), stage.happened(AggregateKind::User, user, 2, &changed));
+    assert_eq!(answer.status, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn a_feed_that_is_not_read_closes_the_shortcut_for_the_staff_too() {
     let stage = with_units_on(Stage::with_users_from_views().await, 1).await;
     let user = Uuid::from_u128(50);

@@ -45,26 +45,33 @@ pub struct Entry {
     pub content_type: HeaderValue,
     pub next_cursor: Option<String>,
     pub plain: Bytes,
-    pub gzip: Option<Bytes>,
     /// There is no such thing. Answers of this kind are never kept in a tier.
     pub absent: bool,
+    /// The compressed body, once somebody has asked for it; `None` when it is not worth it.
+    packed: Memo<Option<Bytes>>,
     /// The typed value of the body, once a rule has looked into it.
-    parsed: Parsed,
+    parsed: Memo<Arc<dyn Any + Send + Sync>>,
 }
 
-/// A memo: no part of what an entry is.
-#[derive(Clone, Default)]
-struct Parsed(OnceLock<Arc<dyn Any + Send + Sync>>);
+/// What follows from an entry: no part of what it is.
+#[derive(Clone)]
+struct Memo<T>(OnceLock<T>);
 
-impl PartialEq for Parsed {
+impl<T> Default for Memo<T> {
+    fn default() -> Self {
+        Self(OnceLock::new())
+    }
+}
+
+impl<T> PartialEq for Memo<T> {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl std::fmt::Debug for Parsed {
+impl<T> std::fmt::Debug for Memo<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Parsed")
+        f.write_str("Memo")
     }
 }
 
@@ -85,11 +92,21 @@ impl Entry {
             gzip_etag,
             content_type: HeaderValue::from_static(content_type),
             next_cursor: None,
-            gzip: gzip(&plain),
             plain,
             absent: false,
-            parsed: Parsed::default(),
+            packed: Memo::default(),
+            parsed: Memo::default(),
         }
+    }
+
+    /// The compressed body, when it is worth it; made once, for the first who asks.
+    pub fn gzip(&self) -> Option<&Bytes> {
+        self.packed.0.get_or_init(|| gzip(&self.plain)).as_ref()
+    }
+
+    /// Whether the compressed body is still to be made.
+    pub fn is_unpacked(&self) -> bool {
+        self.plain.len() > GZIP_MIN_BYTES && self.packed.0.get().is_none()
     }
 
     /// The typed value of a JSON body, for rules that look into an answer; read once, however often it is asked for.
@@ -130,12 +147,13 @@ impl Entry {
         self.deps.iter().fold(Reached::Yes, |reached, dep| reached.and(token.reached_by(dep.context, &dep.checkpoint)))
     }
 
-    /// Bytes of memory, roughly.
+    /// Bytes of memory, roughly, with what the compressed body may come to: the same before and after it is made.
     pub fn weight(&self) -> usize {
         let tags: usize = self.deps.iter().flat_map(|dep| &dep.tags).map(|tag| tag.len() + 32).sum();
-        512 + tags + self.plain.len() + self.gzip.as_ref().map_or(0, Bytes::len)
+        512 + tags + self.plain.len() + self.plain.len() / 4
     }
 
+    /// With the compressed body if it is made.
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(self.weight());
         out.put_slice(MAGIC);
@@ -161,7 +179,7 @@ impl Entry {
         put_bytes(&mut out, self.content_type.as_bytes());
         put_text(&mut out, self.next_cursor.as_deref().unwrap_or(""));
         put_bytes(&mut out, &self.plain);
-        put_bytes(&mut out, self.gzip.as_deref().unwrap_or(&[]));
+        put_bytes(&mut out, self.packed.0.get().and_then(Option::as_deref).unwrap_or(&[]));
         out.freeze()
     }
 
@@ -183,7 +201,10 @@ impl Entry {
         let content_type = take_header(&mut from)?;
         let next_cursor = Some(take_text(&mut from)?).filter(|cursor| !cursor.is_empty());
         let plain = take_bytes(&mut from)?;
-        let gzip = Some(take_bytes(&mut from)?).filter(|gzip| !gzip.is_empty());
+        let packed = match take_bytes(&mut from)? {
+            gzip if gzip.is_empty() => Memo::default(),
+            gzip => Memo(Some(gzip).into()),
+        };
         from.is_empty().then_some(Self {
             deps,
             computed_at,
@@ -193,9 +214,9 @@ impl Entry {
             content_type,
             next_cursor,
             plain,
-            gzip,
             absent: false,
-            parsed: Parsed::default(),
+            packed,
+            parsed: Memo::default(),
         })
     }
 }
@@ -284,9 +305,23 @@ mod tests {
     fn an_entry_survives_the_round_trip() {
         for body in ["{}", &"[1,2,3]".repeat(1_000)] {
             let entry = entry(body);
-            assert_eq!(entry.gzip.is_some(), body.len() > GZIP_MIN_BYTES);
             assert_eq!(Entry::decode(entry.encode()), Some(entry));
         }
+    }
+
+    #[test]
+    fn a_body_is_compressed_once_and_the_result_goes_with_the_entry() {
+        let (short, long) = (entry("{}"), entry(&"[1,2,3]".repeat(1_000)));
+        assert!(!short.is_unpacked() && short.gzip().is_none());
+        let before = long.weight();
+        assert!(long.is_unpacked());
+        assert!(Entry::decode(long.encode()).expect("an entry").is_unpacked(), "nobody has asked for it yet");
+        let packed = long.gzip().expect("worth it").clone();
+        assert_eq!((long.is_unpacked(), long.weight()), (false, before));
+        assert_eq!(packed.as_ptr(), long.gzip().expect("kept").as_ptr());
+        let decoded = Entry::decode(long.encode()).expect("an entry");
+        assert!(!decoded.is_unpacked());
+        assert_eq!(decoded.gzip(), Some(&packed));
     }
 
     #[test]

@@ -37,6 +37,28 @@ pub struct Life {
     pub term: u64,
 }
 
+/// What the feed knew at some moment; a moment later it may know more, never less.
+#[derive(Clone, Copy, Debug)]
+pub struct Knowledge {
+    /// What a verdict of [`Feed::judge`] that is asked for now may be remembered under.
+    pub version: u64,
+    /// Start of the last successful poll, in microseconds since the feed began.
+    pub polled_us: u64,
+    /// How long ago that was.
+    pub age: Duration,
+}
+
+/// What is known of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is what the view store would answer, as far as is known here.
+    Current,
+    /// Something of it has changed since, in the same life of its models.
+    Outdated,
+    /// Of another life, or of a model that is not known.
+    Dead,
+}
+
 /// How far a model was known to be at some moment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mark {
@@ -125,6 +147,9 @@ pub struct Feed {
     clears: AtomicU64,
     /// Raised whenever anything of what is known changed.
     version: AtomicU64,
+    began: Instant,
+    /// `polled` in microseconds since `began`, for those who ask for every request; [`NEVER`] before the first poll.
+    polled_us: AtomicU64,
 }
 
 impl Feed {
@@ -136,6 +161,8 @@ impl Feed {
             polling: Mutex::new(()),
             clears: AtomicU64::new(0),
             version: AtomicU64::new(1),
+            began: Instant::now(),
+            polled_us: AtomicU64::new(NEVER),
         }
     }
 
@@ -181,6 +208,7 @@ impl Feed {
             }
         }
         self.apply(&heads, steps);
+        self.polled_us.store(self.micros(started), Ordering::SeqCst);
         self.polled.send_replace(Some(started));
         Ok(())
     }
@@ -282,7 +310,10 @@ impl Feed {
 
     /// How old the feed's knowledge is; `None` before the first poll.
     pub fn age(&self) -> Option<Duration> {
-        self.polled.borrow().map(|polled| polled.elapsed())
+        match self.polled_us.load(Ordering::SeqCst) {
+            NEVER => None,
+            polled_us => Some(Duration::from_micros(self.now_us().saturating_sub(polled_us))),
+        }
     }
 
     /// Whether cached bytes cannot be judged any more.
@@ -294,29 +325,52 @@ impl Feed {
         self.clears.load(Ordering::SeqCst)
     }
 
-    /// A verdict of [`Self::admits`] holds as long as this number is the one from before it was asked for, and the feed is not
-    /// stale.
-    pub fn version(&self) -> u64 {
-        self.version.load(Ordering::SeqCst)
+    /// Microseconds since the feed began.
+    pub(crate) fn now_us(&self) -> u64 {
+        self.micros(Instant::now())
+    }
+
+    pub(crate) fn micros(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.began).as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// `None` when it is too old to judge by. To be asked for before a judgement: what is learnt meanwhile only makes that
+    /// stricter.
+    pub fn knowledge(&self) -> Option<Knowledge> {
+        let polled_us = self.polled_us.load(Ordering::SeqCst);
+        if polled_us == NEVER {
+            return None;
+        }
+        // After the poll's time: a poll is known by its time only when what it found is.
+        let version = self.version.load(Ordering::SeqCst);
+        let age = Duration::from_micros(self.now_us().saturating_sub(polled_us));
+        (age < STALE_AFTER).then_some(Knowledge { version, polled_us, age })
     }
 
     /// The moment that the feed's knowledge is of; `None` when it is too old to judge by.
     pub fn known_at(&self, now: Timestamp) -> Option<Timestamp> {
-        let age = self.age().filter(|age| *age < STALE_AFTER)?;
-        now.checked_sub(age).ok()
+        now.checked_sub(self.knowledge()?.age).ok()
     }
 
     /// Whether an answer with these dependencies is still what the view store would answer, as far as is known here.
     pub fn admits(&self, deps: &[Dep]) -> bool {
-        if self.is_stale() {
-            return false;
-        }
+        !self.is_stale() && self.judge(deps) == Verdict::Current
+    }
+
+    /// Says nothing about how old the knowledge is. A verdict holds as long as the version is the one from before it was asked
+    /// for, and the feed is not stale.
+    pub fn judge(&self, deps: &[Dep]) -> Verdict {
         let models = self.models.read().expect(UNPOISONED);
-        deps.iter().all(|dep| {
-            models.get(dep.model.as_str()).is_some_and(|state| {
-                state.life == dep.life && dep.tags.iter().all(|tag| dep.revision >= state.changed_at(tag))
-            })
-        })
+        let mut verdict = Verdict::Current;
+        for dep in deps {
+            let Some(state) = models.get(dep.model.as_str()).filter(|state| state.life == dep.life) else {
+                return Verdict::Dead;
+            };
+            if dep.tags.iter().any(|tag| dep.revision < state.changed_at(tag)) {
+                verdict = Verdict::Outdated;
+            }
+        }
+        verdict
     }
 
     /// What is known now of some models; a model that is not known is left out.
@@ -388,6 +442,9 @@ async fn wait_for_views(hints: &mut Option<Box<dyn HintStream>>) {
     })
     .await;
 }
+
+/// No poll was successful yet.
+const NEVER: u64 = u64::MAX;
 
 const UNPOISONED: &str = "the feed's lock is never poisoned: nothing under it panics";
 

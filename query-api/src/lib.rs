@@ -1,7 +1,8 @@
 //! Cached query GETs: the cache protocol (`reader`, `feed`, `tiers`, `flight`) and the routes.
 //!
-//! Invariant: an answer is served from a cache only when it is provably what the view store would answer, as far as this
-//! replica's change feed knows, and that knowledge is never older than one second; otherwise the view store answers.
+//! Invariant: an answer is served from a cache only when it is provably what the view store would have answered at a moment of
+//! the last second, as far as this replica's change feed knows; otherwise the view store answers. Only a public list may be known
+//! to have changed since that moment, and only for who shows no position.
 //! Must not know: drivers, the environment, how events are folded, how commands are decided.
 
 mod api;
@@ -11,6 +12,7 @@ mod entry;
 mod feed;
 mod flight;
 mod hot;
+mod kept;
 mod key;
 mod lane;
 mod paging;
@@ -22,6 +24,10 @@ mod routes;
 mod tiers;
 mod token;
 
+#[cfg(test)]
+mod lane_tests;
+#[cfg(test)]
+mod outdated_tests;
 #[cfg(test)]
 mod own_tests;
 #[cfg(test)]
@@ -37,6 +43,7 @@ pub use api::{QueryApi, Readiness};
 pub use entry::{Dep, Entry};
 pub use feed::{Feed, Life, ModelFacts};
 pub use hot::HotWriter;
+pub use kept::Kept;
 pub use principals::ViewPrincipals;
 pub use query::{Body, Query, Sharing};
 pub use reader::{ReadError, Reader, ReaderConfig, Served, Source, Wish};

@@ -10,12 +10,20 @@ use serde::Serialize;
 /// Where an answer may be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sharing {
+    /// As `Shared`; and everybody may see it, so that the old answer may be served for a moment while the next is computed.
+    Public,
     /// In process and in the shared cache.
     Shared,
     /// In process only.
     Process,
     /// Nowhere: personal data.
     Never,
+}
+
+impl Sharing {
+    pub fn is_shared(self) -> bool {
+        matches!(self, Self::Public | Self::Shared)
+    }
 }
 
 /// One read, with everything that its answer depends on.

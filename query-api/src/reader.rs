@@ -11,9 +11,9 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::compute::compute;
-use crate::entry::Entry;
-use crate::feed::{Feed, Mark, STALE_AFTER};
+use crate::feed::{Feed, Mark, STALE_AFTER, Verdict};
 use crate::flight::Flights;
+use crate::kept::{Kept, Replacing};
 use crate::query::{Query, Sharing, cache_key, sources};
 use crate::tiers::{MemoryTier, SharedTier};
 use crate::token::{MinPosition, Reached};
@@ -53,6 +53,8 @@ pub struct Wish {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     Memory,
+    /// From memory, known to have changed within the last second, while the next one is computed or waits for its turn.
+    Outdated,
     Shared,
     /// Computed from the view store, and kept.
     Computed,
@@ -62,12 +64,13 @@ pub enum Source {
 
 impl Source {
     pub fn is_hit(self) -> bool {
-        matches!(self, Self::Memory | Self::Shared)
+        matches!(self, Self::Memory | Self::Outdated | Self::Shared)
     }
 
     fn label(self) -> &'static str {
         match self {
             Self::Memory => "hit_memory",
+            Self::Outdated => "hit_outdated",
             Self::Shared => "hit_shared",
             Self::Computed => "miss",
             Self::Bypassed => "bypass",
@@ -77,7 +80,7 @@ impl Source {
 
 #[derive(Clone, Debug)]
 pub struct Served {
-    pub entry: Arc<Entry>,
+    pub entry: Arc<Kept>,
     pub source: Source,
     pub now: Timestamp,
     /// It is what the view store held then or later, as far as the change feed told; `None` when the feed is stale.
@@ -105,7 +108,7 @@ impl From<Error> for ReadError {
     }
 }
 
-type Outcome = Result<(Arc<Entry>, Source), ReadError>;
+type Outcome = Result<(Arc<Kept>, Source), ReadError>;
 
 /// What a request knew when it came: what a computation that was already under way is judged by.
 struct Arrival {
@@ -114,6 +117,8 @@ struct Arrival {
     flight: u64,
     marks: Vec<Mark>,
     stale: bool,
+    /// What the feed's knowledge is of.
+    known_at: Option<Timestamp>,
 }
 
 /// Everything a computation needs, so that it outlives the request that started it.
@@ -135,14 +140,14 @@ pub struct Reader {
 
 /// Handles, because finding them by name costs more than a hit.
 struct Counts {
-    by_source: [Counter; 4],
+    by_source: [Counter; 5],
     errors: Counter,
 }
 
 impl Counts {
     fn new() -> Self {
         let counter = |result: &'static str| metrics::counter!("casitas_cache_requests_total", "result" => result);
-        let sources = [Source::Memory, Source::Shared, Source::Computed, Source::Bypassed];
+        let sources = [Source::Memory, Source::Outdated, Source::Shared, Source::Computed, Source::Bypassed];
         Self { by_source: sources.map(|source| counter(source.label())), errors: counter("error") }
     }
 }
@@ -170,9 +175,16 @@ impl Reader {
         self.tiers.memory.is_on()
     }
 
-    /// A hit that was answered without [`Self::read`].
-    pub(crate) fn count_hit(&self) {
-        self.counts.by_source[Source::Memory as usize].increment(1);
+    /// Something that was answered without [`Self::read`].
+    pub(crate) fn count(&self, source: Source) {
+        self.counts.by_source[source as usize].increment(1);
+    }
+
+    /// Writes an answer of a query to the shared cache again: it is compressed now.
+    pub(crate) fn share_packed(&self, query: &dyn Query, entry: &Arc<Kept>) {
+        if query.sharing().is_shared() {
+            self.tiers.shared.put(&cache_key(query).into(), entry, self.now());
+        }
     }
 
     pub fn feed(&self) -> &Arc<Feed> {
@@ -187,7 +199,7 @@ impl Reader {
     pub async fn read(&self, query: Arc<dyn Query>, wish: &Wish) -> Result<Option<Served>, ReadError> {
         let outcome = self.find(query, wish).await;
         match &outcome {
-            Ok(served) => self.counts.by_source[served.source as usize].increment(1),
+            Ok(served) => self.count(served.source),
             Err(_) => self.counts.errors.increment(1),
         }
         outcome.map(|served| (!served.entry.absent).then_some(served))
@@ -196,25 +208,23 @@ impl Reader {
     async fn find(&self, query: Arc<dyn Query>, wish: &Wish) -> Result<Served, ReadError> {
         let deadline = Instant::now() + wish.wait;
         let key: Arc<str> = cache_key(&*query).into();
+        let may_lag = wish.token.is_empty() && query.sharing() == Sharing::Public;
         loop {
             let feed_reached = wish.token.is_empty() || self.feed_reaches(&*query, wish, deadline).await?;
-            let now = self.now();
-            // Before anything is judged by the feed: what it learns meanwhile only makes the judgement stricter.
-            let known_at = self.tiers.feed.known_at(now);
             if feed_reached
-                && known_at.is_some()
                 && query.sharing() != Sharing::Never
-                && let Some(entry) = self.tiers.kept(&key, now)
+                && let Some(kept) = self.tiers.memory.get(&key)
+                && let Some(served) = kept.serve(&self.tiers.feed, self.now(), may_lag)
             {
-                return Ok(Served { entry, source: Source::Memory, now, known_at });
+                return Ok(served);
             }
             let mut arrival = self.arrival(&*query);
             // Without the feed's word for the token, only rows read from now on can show that it is reached.
             arrival.stale |= !feed_reached;
-            let (entry, source) = self.fly(&key, &query, &arrival, &wish.token).await?;
-            let reached = if arrival.stale { entry.reaches(&wish.token) } else { Reached::Yes };
+            let served = self.fly(&key, &query, &arrival, &wish.token, may_lag).await?;
+            let reached = if arrival.stale { served.entry.reaches(&wish.token) } else { Reached::Yes };
             match reached {
-                Reached::Yes => return Ok(Served { entry, source, now: self.now(), known_at }),
+                Reached::Yes => return Ok(served),
                 Reached::Never(context) => return Err(ReadError::LogRestored(context)),
                 Reached::NotYet if Instant::now() + BYPASS_PAUSE >= deadline => return Err(ReadError::PositionNotReached),
                 Reached::NotYet => tokio::time::sleep(BYPASS_PAUSE).await,
@@ -244,19 +254,31 @@ impl Reader {
 
     fn arrival(&self, query: &dyn Query) -> Arrival {
         let feed = &self.tiers.feed;
-        // In this order: a flight counted as later must have begun after the marks were taken.
+        // In this order: a flight counted as later must have begun after the marks were taken, and what the feed learns after
+        // its moment only makes the judgement stricter.
+        let now = self.now();
+        let known_at = feed.known_at(now);
         let stale = feed.is_stale();
         let marks = feed.marks(query.models().iter().map(|spec| spec.name));
-        let now = self.now();
-        Arrival { now, flight: self.flights.next_number(), marks, stale }
+        Arrival { now: self.now(), flight: self.flights.next_number(), marks, stale, known_at }
     }
 
     /// Takes part in flights until one's outcome is good enough for this request.
-    async fn fly(&self, key: &Arc<str>, query: &Arc<dyn Query>, arrival: &Arrival, token: &MinPosition) -> Outcome {
+    async fn fly(
+        &self,
+        key: &Arc<str>,
+        query: &Arc<dyn Query>,
+        arrival: &Arrival,
+        token: &MinPosition,
+        may_lag: bool,
+    ) -> Result<Served, ReadError> {
+        let served = |(entry, source)| Served { entry, source, now: self.now(), known_at: arrival.known_at };
         for _ in 0..FLIGHTS_MAX {
             let flight = self.flights.join_or_start(key, || {
                 let (tiers, key, query) = (self.tiers.clone(), key.clone(), query.clone());
-                async move { tiers.fetch(&key, &*query).await }
+                // Before the flight is under way: who comes now is served what there is.
+                let replacing = tiers.replacing(&key);
+                async move { tiers.fetch(&key, &*query, replacing).await }
             });
             let number = flight.number;
             let Some(outcome) = flight.outcome().await else {
@@ -265,18 +287,23 @@ impl Reader {
             let began_later = number >= arrival.flight;
             match outcome {
                 Ok((entry, source)) if self.is_good_enough(&entry, began_later, arrival, token) => {
-                    return Ok((entry, source));
+                    return Ok(served((entry, source)));
+                }
+                Ok((entry, _)) if may_lag => {
+                    if let Some(served) = entry.serve_outdated(&self.tiers.feed, self.now()) {
+                        return Ok(served);
+                    }
                 }
                 // An older flight's failure says nothing about now.
                 Err(error) if began_later => return Err(error),
                 Ok(_) | Err(_) => {}
             }
         }
-        self.tiers.fetch(key, &**query).await
+        self.tiers.fetch(key, &**query, self.tiers.replacing(key)).await.map(served)
     }
 
     /// Whether a flight's outcome is no older than what was known when the request came.
-    fn is_good_enough(&self, entry: &Entry, began_later: bool, arrival: &Arrival, token: &MinPosition) -> bool {
+    fn is_good_enough(&self, entry: &Kept, began_later: bool, arrival: &Arrival, token: &MinPosition) -> bool {
         if began_later {
             return true;
         }
@@ -290,38 +317,36 @@ impl Reader {
 }
 
 impl Tiers {
-    fn kept(&self, key: &Arc<str>, now: Timestamp) -> Option<Arc<Entry>> {
-        let entry = self.memory.get(key, self.feed.clears())?;
-        self.may_serve(&entry, now).then_some(entry)
-    }
-
-    fn may_serve(&self, entry: &Entry, now: Timestamp) -> bool {
-        entry.holds_at(now) && self.feed.admits(&entry.deps)
+    fn replacing(&self, key: &str) -> Replacing {
+        Replacing::begin(&self.feed, self.memory.get(key))
     }
 
     /// One flight: the shared cache, then the view store.
-    async fn fetch(&self, key: &Arc<str>, query: &dyn Query) -> Outcome {
-        let clears = self.feed.clears();
+    async fn fetch(&self, key: &Arc<str>, query: &dyn Query, replacing: Replacing) -> Outcome {
         let sharing = query.sharing();
         let bypassed = self.feed.is_stale() || sharing == Sharing::Never;
         if !bypassed
-            && sharing == Sharing::Shared
-            && let Some(entry) = self.shared.get(key).await.filter(|entry| self.may_serve(entry, self.clock.now()))
+            && sharing.is_shared()
+            && let Some(entry) = self.shared.get(key).await
+            && entry.holds_at(self.clock.now())
+            && let Some(known) = self.feed.knowledge()
+            && self.feed.judge(&entry.deps) == Verdict::Current
         {
-            let entry = Arc::new(entry);
-            self.memory.put(key, entry.clone(), clears);
+            let entry = Arc::new(Kept::new(entry, known.polled_us, &replacing, &self.feed));
+            self.memory.put(key, entry.clone());
             return Ok((entry, Source::Shared));
         }
         let turn = timeout(TURN_MAX, self.turns.acquire()).await.map_err(|_| ReadError::Saturated)?;
         let entry = timeout(COMPUTATION_MAX, compute(&*self.views, &*self.clock, query)).await;
         drop(turn);
-        let entry = Arc::new(entry.map_err(|_| ReadError::TooSlow)??);
+        let entry = entry.map_err(|_| ReadError::TooSlow)??;
+        let entry = Arc::new(Kept::new(entry, replacing.began_us, &replacing, &self.feed));
         if bypassed || entry.absent {
             return Ok((entry, if bypassed { Source::Bypassed } else { Source::Computed }));
         }
-        self.memory.put(key, entry.clone(), clears);
-        if sharing == Sharing::Shared {
-            self.shared.put(key, &entry, self.clock.now()).await;
+        self.memory.put(key, entry.clone());
+        if sharing.is_shared() {
+            self.shared.put(key, &entry, self.clock.now());
         }
         Ok((entry, Source::Computed))
     }

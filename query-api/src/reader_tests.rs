@@ -14,17 +14,10 @@ use crate::hot::HotWriter;
 use crate::query::{Query, Sharing};
 use crate::reader::{ReadError, Source, Wish};
 use crate::testing::{
-    Everything, LEASES, Mood, OneRow, Replica, START, TestCache, TestViews, UNITS, second, tags, value, wish,
+    Everything, LEASES, Mood, OneRow, Replica, START, TestCache, TestViews, UNITS, second, settle, tags, value, wish,
 };
 
 const MEMORY: Option<u64> = Some(1_000_000);
-
-/// Lets what was spawned run as far as it can.
-async fn settle() {
-    for _ in 0..50 {
-        tokio::task::yield_now().await;
-    }
-}
 
 #[tokio::test(start_paused = true)]
 async fn an_unchanged_answer_is_a_hit_in_memory() {

@@ -47,6 +47,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Asked {
 }
 
 impl Asked {
+    pub fn accepts_gzip(&self) -> bool {
+        self.accepts_gzip
+    }
+
     /// Whether the client has the representation with this tag already.
     pub fn has(&self, etag: &HeaderValue) -> bool {
         none_match(self.none_match.iter(), &[etag])
@@ -71,13 +75,13 @@ pub fn respond(served: &Served, asked: &Asked, audience: Audience) -> Response {
     form.respond(served, &asked.uri)
 }
 
-/// The same for a public answer that is asked for without a token, straight from the request's head.
-pub fn respond_public(served: &Served, headers: &HeaderMap, uri: &Uri) -> Response {
+/// The same for an answer that is asked for without a position token, straight from the request's head.
+pub fn respond_at_once(served: &Served, headers: &HeaderMap, uri: &Uri, audience: Audience) -> Response {
     let entry = &*served.entry;
     let form = Form {
         gzip: accepts_gzip(headers),
         unchanged: none_match(headers.get_all(header::IF_NONE_MATCH).iter(), &[&entry.etag, &entry.gzip_etag]),
-        control: Control::of(served, Audience::Public),
+        control: Control::of(served, audience),
     };
     form.respond(served, uri)
 }
@@ -123,7 +127,7 @@ struct Form {
 impl Form {
     fn respond(&self, served: &Served, uri: &Uri) -> Response {
         let entry = &*served.entry;
-        let gzip = entry.gzip.as_ref().filter(|_| self.gzip);
+        let gzip = self.gzip.then(|| entry.gzip()).flatten();
         let body = if self.unchanged { Body::empty() } else { Body::from(gzip.unwrap_or(&entry.plain).clone()) };
         let mut response = Response::new(body);
         *response.headers_mut() = HeaderMap::with_capacity(HEADERS);
@@ -159,6 +163,8 @@ impl Form {
         headers.insert(X_CACHE, HeaderValue::from_static(if served.source.is_hit() { "HIT" } else { "MISS" }));
         let ttl = i64::try_from(lifetime(&served.entry, served.now).as_secs()).unwrap_or(i64::MAX);
         let status = match served.source {
+            // RFC 9211: no freshness is left; what is newer is being fetched.
+            Source::Outdated => HeaderValue::from_static("casitas; hit; ttl=0; detail=updating"),
             Source::Memory | Source::Shared => number(&TTL, ttl, |ttl| format!("casitas; hit; ttl={ttl}")),
             Source::Computed => number(&TTL_STORED, ttl, |ttl| format!("casitas; fwd=miss; stored; ttl={ttl}")),
             Source::Bypassed => HeaderValue::from_static("casitas; fwd=bypass"),
@@ -200,7 +206,7 @@ fn none_match<'a>(values: impl Iterator<Item = &'a HeaderValue>, etags: &[&Heade
 }
 
 /// Whether `Accept-Encoding` allows gzip (RFC 9110, 12.5.3).
-fn accepts_gzip(headers: &HeaderMap) -> bool {
+pub fn accepts_gzip(headers: &HeaderMap) -> bool {
     let mut any = None;
     for coding in
         headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','))
@@ -271,8 +277,18 @@ fn coded(problem: Problem, code: &str) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::entry::Entry;
+    use crate::feed::Feed;
+    use crate::kept::{Kept, Replacing};
+    use crate::testing::TestViews;
+
+    fn kept(entry: Entry) -> Kept {
+        let feed = Feed::new(TestViews::new());
+        Kept::new(entry, 0, &Replacing::begin(&feed, None), &feed)
+    }
 
     fn headers(name: HeaderName, value: &'static str) -> HeaderMap {
         HeaderMap::from_iter([(name, HeaderValue::from_static(value))])
@@ -299,10 +315,10 @@ mod tests {
     #[test]
     fn nginx_keeps_an_answer_for_the_second_in_which_it_was_known_to_be_true_and_no_longer() {
         let at = |text: &str| text.parse::<Timestamp>().expect("an instant");
-        let kept = |known: &str, now: &str, until: Option<&str>| {
+        let kept_for = |known: &str, now: &str, until: Option<&str>| {
             let entry = Entry::new(vec![], at(known), until.map(at), "application/json", bytes::Bytes::new());
             let second = kept_until(&Served {
-                entry: entry.into(),
+                entry: Arc::new(kept(entry)),
                 source: Source::Memory,
                 now: at(now),
                 known_at: Some(at(known)),
@@ -315,13 +331,13 @@ mod tests {
         };
         let (early, late) = ("2026-03-10T12:00:00.010Z", "2026-03-10T12:00:00.950Z");
         let next = at("2026-03-10T12:00:01Z");
-        assert_eq!(kept(early, late, None), Some(next));
-        assert_eq!(kept(late, late, Some("2026-03-10T12:00:05.5Z")), Some(next));
-        assert_eq!(kept(late, late, Some("2026-03-10T12:00:01Z")), Some(next));
-        assert_eq!(kept(early, late, Some("2026-03-10T12:00:00.99Z")), None);
+        assert_eq!(kept_for(early, late, None), Some(next));
+        assert_eq!(kept_for(late, late, Some("2026-03-10T12:00:05.5Z")), Some(next));
+        assert_eq!(kept_for(late, late, Some("2026-03-10T12:00:01Z")), Some(next));
+        assert_eq!(kept_for(early, late, Some("2026-03-10T12:00:00.99Z")), None);
         // Known in a second that is over.
-        assert_eq!(kept(late, "2026-03-10T12:00:01.001Z", None), None);
-        assert_eq!(kept("1969-12-31T23:59:59.5Z", "1969-12-31T23:59:59.6Z", None), Some(at("1970-01-01T00:00:00Z")));
+        assert_eq!(kept_for(late, "2026-03-10T12:00:01.001Z", None), None);
+        assert_eq!(kept_for("1969-12-31T23:59:59.5Z", "1969-12-31T23:59:59.6Z", None), Some(at("1970-01-01T00:00:00Z")));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::stage::{Stage, instant};
 
-fn unit(number: u128) -> Uuid {
+pub fn unit(number: u128) -> Uuid {
     Uuid::from_u128(0x100 + number)
 }
 
@@ -17,7 +17,10 @@ fn usd(amount: i64) -> Money {
 
 /// A stage with some listed units, priced 1, 2, 3 … hundred dollars.
 async fn with_units(count: u128) -> Stage {
-    let stage = Stage::new().await;
+    with_units_on(Stage::new().await, count).await
+}
+
+pub async fn with_units_on(stage: Stage, count: u128) -> Stage {
     for number in 1..=count {
         let property = PropertyFacts {
             property_id: PropertyId(Uuid::from_u128(1)),

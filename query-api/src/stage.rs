@@ -20,10 +20,11 @@ use tower::ServiceExt;
 use uuid::Uuid;
 use web::{Authenticator, Front, Principal, Principals, TokenSigner, TokenVerifier};
 
+use crate::entry::Entry;
 use crate::feed::Feed;
 use crate::reader::{Reader, ReaderConfig};
 use crate::testing::TestCache;
-use crate::{QueryApi, router};
+use crate::{QueryApi, ViewPrincipals, router};
 
 /// An Ed25519 key made for this test alone.
 const PEM: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n-----END PRIVATE KEY-----\n";
@@ -85,8 +86,23 @@ pub fn instant(text: &str) -> Timestamp {
     text.parse().expect("an instant")
 }
 
+/// Who knows our tokens, and asks these for their bearers.
+pub fn authenticator(principals: Arc<dyn Principals>) -> Authenticator {
+    Authenticator { verifier: Arc::new(TokenVerifier::new(JWKS).expect("a JWKS")), principals }
+}
+
 impl Stage {
+    /// Users are those who logged in.
     pub async fn new() -> Self {
+        Self::with(|known, _| known).await
+    }
+
+    /// Users are those of the events, as in the product.
+    pub async fn with_users_from_views() -> Self {
+        Self::with(|_, reader| Arc::new(ViewPrincipals::new(reader))).await
+    }
+
+    async fn with(principals: impl FnOnce(Arc<Known>, Reader) -> Arc<dyn Principals>) -> Self {
         let views = Arc::new(MemoryViews::new());
         let models = read_models::all();
         let specs: Vec<_> = models.iter().map(|model| model.spec()).collect();
@@ -101,8 +117,7 @@ impl Stage {
         let cache = TestCache::new();
         let reader = Reader::new(views.clone(), Some(cache.clone()), clock.clone(), feed.clone(), &ReaderConfig::default());
         let known = Arc::new(Known::default());
-        let verifier = Arc::new(TokenVerifier::new(JWKS).expect("a JWKS"));
-        let authenticator = Authenticator { verifier, principals: known.clone() };
+        let authenticator = authenticator(principals(known.clone(), reader.clone()));
         let shelf = Arc::new(Shelf::default());
         let api = QueryApi::new(reader, shelf.clone(), authenticator);
         let (router, _) = router(api.clone()).split_for_parts();
@@ -182,8 +197,12 @@ impl Stage {
         let principal =
             Principal { user_id, username: "someone".into(), roles: roles.to_vec(), party_id, epoch: 0, active: true };
         self.known.0.lock().expect("not poisoned").insert(user_id, principal);
+        self.token_of(user_id, 0)
+    }
+
+    pub fn token_of(&self, user_id: Uuid, epoch: u64) -> String {
         // The verifier reads the real clock.
-        self.signer.issue(user_id, 0, Timestamp::now()).expect("a token").0
+        self.signer.issue(user_id, epoch, Timestamp::now()).expect("a token").0
     }
 
     pub async fn get(&self, path: &str) -> Answer {
@@ -196,6 +215,16 @@ impl Stage {
 
     pub async fn get_as_with(&self, token: &str, path: &str, name: &str, value: &str) -> Answer {
         self.send(Request::get(path).header("authorization", format!("Bearer {token}")).header(name, value)).await
+    }
+
+    /// Whether the list in the shared cache has its compressed body there, once it is there.
+    pub fn is_packed(&self, key: &str) -> Option<bool> {
+        let stored = self.cache.stored.lock().expect("not poisoned").get(key).map(|(_, bytes)| bytes.clone())?;
+        Some(!Entry::decode(stored).expect("an entry").is_unpacked())
+    }
+
+    pub async fn put_count(&self, count: usize) {
+        self.cache.put_count(count).await;
     }
 
     /// The keys in the shared cache.

@@ -341,3 +341,10 @@ pub fn value(served: &Served) -> Value {
 pub fn tags(tags: &[&str]) -> BTreeSet<String> {
     tags.iter().map(|tag| (*tag).to_owned()).collect()
 }
+
+/// Lets what was spawned run as far as it can.
+pub async fn settle() {
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+}

@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use crate::entry::Entry;
+use crate::kept::Kept;
 
 /// How long an entry may live when nothing changes it; its truth does not hang on this.
 const LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
@@ -20,19 +21,13 @@ const SHARED_DEADLINE: Duration = Duration::from_millis(150);
 const SHARED_REST: Duration = Duration::from_millis(500);
 /// Writes to the shared cache under way at once; more are dropped.
 const PUTS_MAX: usize = 64;
-/// How long an answer that was just computed waits for its write to the shared cache.
-const PUT_WAIT: Duration = Duration::from_millis(20);
+/// An answer is written to the shared cache so long after it was computed: those who wait for it have it by then, and whether
+/// it is asked for compressed is known.
+const PUT_AFTER: Duration = Duration::from_millis(5);
 const PUT_DEADLINE: Duration = Duration::from_secs(1);
 
-#[derive(Clone)]
-struct Slot {
-    entry: Arc<Entry>,
-    /// The feed's count of clears when the entry was begun: a later clear ends it.
-    clears: u64,
-}
-
 /// Entries in process, bounded by bytes.
-pub struct MemoryTier(Option<Cache<Arc<str>, Slot>>);
+pub struct MemoryTier(Option<Cache<Arc<str>, Arc<Kept>>>);
 
 impl MemoryTier {
     /// `None` switches the tier off.
@@ -40,7 +35,7 @@ impl MemoryTier {
         Self(bytes_max.map(|bytes| {
             Cache::builder()
                 .max_capacity(bytes)
-                .weigher(|key: &Arc<str>, slot: &Slot| u32::try_from(key.len() + slot.entry.weight()).unwrap_or(u32::MAX))
+                .weigher(|key: &Arc<str>, kept: &Arc<Kept>| u32::try_from(key.len() + kept.weight()).unwrap_or(u32::MAX))
                 .build()
         }))
     }
@@ -49,17 +44,18 @@ impl MemoryTier {
         self.0.is_some()
     }
 
-    pub fn get(&self, key: &str, clears: u64) -> Option<Arc<Entry>> {
-        let slot = self.0.as_ref()?.get(key)?;
-        (slot.clears == clears).then_some(slot.entry)
+    pub fn get(&self, key: &str) -> Option<Arc<Kept>> {
+        self.0.as_ref()?.get(key)
     }
 
-    pub fn put(&self, key: &Arc<str>, entry: Arc<Entry>, clears: u64) {
+    pub fn put(&self, key: &Arc<str>, entry: Arc<Kept>) {
         let Some(cache) = &self.0 else { return };
+        let before = cache.get(key.as_ref());
         let newer_is_kept =
-            cache.get(key.as_ref()).is_some_and(|kept| kept.clears >= clears && kept.entry.version() > entry.version());
+            before.as_ref().is_some_and(|kept| kept.clears() >= entry.clears() && kept.version() > entry.version());
         if !newer_is_kept {
-            cache.insert(key.clone(), Slot { entry, clears });
+            cache.insert(key.clone(), entry);
+            before.inspect(|before| before.supersede());
         }
     }
 }
@@ -94,24 +90,24 @@ impl SharedTier {
         }
     }
 
-    /// Waits a moment for the write, so that the next GET, on whichever replica, is a hit; a cache that is slower than that is
-    /// written beside the answer. Dropped when too many are under way.
-    pub async fn put(&self, key: &Arc<str>, entry: &Arc<Entry>, now: Timestamp) {
+    /// Written beside the answer, a moment later. Dropped when too many are under way.
+    pub fn put(&self, key: &Arc<str>, entry: &Arc<Kept>, now: Timestamp) {
         let Some(cache) = self.cache.clone().filter(|_| !self.rests()) else { return };
         let Ok(permit) = self.puts.clone().try_acquire_owned() else {
             metrics::counter!("casitas_cache_writes_dropped_total").increment(1);
             return;
         };
         let (key, entry) = (key.clone(), entry.clone());
-        let written = tokio::spawn(async move {
+        tokio::spawn(async move {
+            tokio::time::sleep(PUT_AFTER).await;
             let ttl = lifetime(&entry, now);
-            if !ttl.is_zero() {
+            // What has changed again already is written by who computes it next.
+            if !ttl.is_zero() && !entry.is_superseded() {
                 // The next read notices a cache that is away; a lost write is only a later miss.
                 let _ = timeout(PUT_DEADLINE, cache.put(&key, entry.version(), entry.encode(), ttl)).await;
             }
             drop(permit);
         });
-        let _ = timeout(PUT_WAIT, written).await;
     }
 
     fn rests(&self) -> bool {

@@ -1,12 +1,12 @@
 //! A page of rows that pass a test the view store cannot make.
 
 use domain::Timestamp;
-use ports::{Error, FieldKind, FieldValue, Filter, ModelSpec, OrderBy, Result, Select, ViewSnapshot};
+use ports::{Error, FieldKind, FieldValue, Filter, ModelSpec, OrderBy, Result, Row, Select, ViewSnapshot};
 use serde::de::DeserializeOwned;
 
 use crate::{Cursor, Page, PageRequest};
 
-/// Rows asked of the store at first. Most pages are filled by the first rows, and reading a row costs more than finding it.
+/// While a page stays unfilled, no fewer rows are asked for at once.
 const CHUNK_MIN: usize = 64;
 /// While a page stays unfilled, each chunk is as much larger than the one before, up to the most.
 const CHUNK_GROWTH: usize = 4;
@@ -18,6 +18,12 @@ pub struct Look<T> {
     pub shown: Option<T>,
     /// When another look at the same row may tell something else.
     pub valid_until: Option<Timestamp>,
+}
+
+/// Rows asked of the store at first: the page, the one that tells whether there is a next, and some for those that do not belong.
+/// Most pages are filled by the first rows, and reading a row costs more than finding it.
+fn first_chunk(limit: usize) -> usize {
+    limit + 1 + limit / 8
 }
 
 /// Reads rows in order until the page is full; `place` is a row's stored value in that order (`Null` when ordered by key).
@@ -36,7 +42,7 @@ where
 {
     let limit = page.limit.clamp(1, PageRequest::MAX_LIMIT);
     let after = page.after.clone().map(|Cursor(value, key)| (fitting(value, spec, order), key));
-    let mut select = Select { model: spec.name, filters, order, after, limit: CHUNK_MIN.max(limit + 1) };
+    let mut select = Select { model: spec.name, filters, order, after, limit: first_chunk(limit) };
     let mut data = Vec::new();
     let mut last: Option<Cursor> = None;
     let mut valid_until: Option<Timestamp> = None;
@@ -44,8 +50,10 @@ where
         let rows = snapshot.select(&select).await?;
         let is_last = rows.len() < select.limit;
         for row in rows {
-            let doc = D::deserialize(&row.doc)
-                .map_err(|error| Error::corrupt(format!("row {} of {} cannot be read: {error}", row.key, select.model)))?;
+            let Row { key, doc } = row;
+            // By value: texts are taken over, not copied.
+            let doc = D::deserialize(doc)
+                .map_err(|error| Error::corrupt(format!("row {key} of {} cannot be read: {error}", select.model)))?;
             let Look { shown, valid_until: until } = look(&doc);
             valid_until = crate::time::earliest([valid_until, until]);
             if let Some(shown) = shown {
@@ -53,9 +61,9 @@ where
                     return Ok((Page { data, next_cursor: last.map(|cursor| cursor.encode()) }, valid_until));
                 }
                 data.push(shown);
-                last = Some(Cursor(place(&doc), row.key.clone()));
+                last = Some(Cursor(place(&doc), key.clone()));
             }
-            select.after = Some((place(&doc), row.key));
+            select.after = Some((place(&doc), key));
         }
         if is_last {
             return Ok((Page { data, next_cursor: None }, valid_until));

@@ -48,7 +48,7 @@ fn the_appender_holds() {
 
 #[test]
 fn the_caches_hold() {
-    let tiers = ["GET Memory", "GET Shared", "GET Computed", "GET Bypassed"];
+    let tiers = ["GET Memory", "GET Outdated", "GET Shared", "GET Computed", "GET Bypassed"];
     let faults = ["cache flushed", "cache answered with an older entry", "outage Hangs"];
     all_hold(Part::Caches, 12, &with(&[&tiers[..], &faults].concat()));
 }

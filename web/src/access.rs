@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use axum::extract::{FromRef, FromRequestParts};
-use axum::http::header;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
 use domain::auth::matrix::strongest;
 use domain::auth::{Access, Capability, Role};
+use futures::FutureExt;
 use uuid::Uuid;
 
 use crate::{Problem, TokenVerifier};
@@ -49,9 +50,8 @@ pub struct Authenticator {
 
 impl Authenticator {
     /// The caller of a request.
-    pub async fn authenticate(&self, parts: &Parts) -> Result<Principal, Problem> {
-        let token = parts
-            .headers
+    pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Principal, Problem> {
+        let token = headers
             .get(header::AUTHORIZATION)
             .and_then(|value| value.to_str().ok())
             .and_then(|value| value.split_once(' '))
@@ -65,6 +65,11 @@ impl Authenticator {
             return Err(stale());
         }
         Ok(principal)
+    }
+
+    /// The same by the same checks, when nothing has to be waited for. `None` only says that it is to be asked the other way.
+    pub fn authenticate_at_once(&self, headers: &HeaderMap) -> Option<Principal> {
+        self.authenticate(headers).now_or_never()?.ok()
     }
 }
 
@@ -164,16 +169,21 @@ where
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let principal = Authenticator::from_ref(state).authenticate(parts).await?;
-        let all: Vec<Access> =
-            R::CAPABILITIES.iter().map(|capability| strongest(principal.roles.iter().copied(), *capability)).collect();
-        let access = all.first().copied().unwrap_or(Access::None);
-        let allowed = R::NEED == Need::SignedIn || all.iter().any(|access| suffices(*access, R::NEED));
-        if !allowed {
+        let principal = Authenticator::from_ref(state).authenticate(&parts.headers).await?;
+        if !permits::<R>(&principal) {
             return Err(Problem::forbidden());
         }
+        let access = R::CAPABILITIES
+            .first()
+            .map_or(Access::None, |capability| strongest(principal.roles.iter().copied(), *capability));
         Ok(Self { principal, access, rule: PhantomData })
     }
+}
+
+/// Whether a rule allows a caller: what [`Allowed`] asks.
+pub fn permits<R: Rule>(principal: &Principal) -> bool {
+    let access = |capability: &Capability| strongest(principal.roles.iter().copied(), *capability);
+    R::NEED == Need::SignedIn || R::CAPABILITIES.iter().any(|capability| suffices(access(capability), R::NEED))
 }
 
 fn suffices(access: Access, need: Need) -> bool {

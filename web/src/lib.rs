@@ -14,7 +14,7 @@ mod token;
 pub use access::{
     Allowed, Authenticator, EditUsers, FinanceReports, LegalReports, Need, Own, Principal, Principals, ReadAnyReport,
     ReadLeases, ReadLedgers, ReadParties, ReadProperties, ReadUsers, Rule, SignLeases, SignedIn, WriteLeases, WriteLedgers,
-    WriteParties, WriteProperties,
+    WriteParties, WriteProperties, permits,
 };
 pub use body::{Json, Path, Query, unreadable};
 pub use headers::{IdempotencyKey, IfMatch};

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use web::{Problem, Query, QueryProblems};
 
 use crate::QueryApi;
+use crate::api::route;
 use crate::paging::Paging;
 use crate::query::query;
 use crate::respond::Asked;
@@ -23,7 +24,7 @@ use super::check;
 query! {
     /// Units that can be rented.
     AvailableUnits { filter: AvailableUnitsFilter, page: Paging }
-    as "list", Shared, reads [available_units::SPEC],
+    as "list", Public, reads [available_units::SPEC],
     page(this, snapshot, now) available_units::available_units(snapshot, &this.filter, &this.page.request(), now)
 }
 
@@ -111,6 +112,5 @@ pub async fn available_units(
     asked: Asked,
     Query(params): Query<AvailableParams>,
 ) -> Result<Response, Problem> {
-    let route = if asked.uri.path().starts_with("/v1/") { "/v1/units/available" } else { "/units/available" };
-    api.public(params.query()?, &asked, "list", route).await
+    api.public(params.query()?, &asked, "list", route!("/units/available")).await
 }

@@ -12,6 +12,7 @@ use web::{Allowed, Path, Problem, Query, QueryProblems, ReadProperties};
 
 use super::{AsOf, date, text};
 use crate::QueryApi;
+use crate::api::route;
 use crate::paging::Paging;
 use crate::query::query;
 use crate::respond::Asked;
@@ -53,7 +54,7 @@ pub struct PropertiesParams {
     QueryProblems))]
 pub async fn list_properties(
     State(api): State<QueryApi>,
-    _: Allowed<ReadProperties>,
+    caller: Allowed<ReadProperties>,
     asked: Asked,
     Query(params): Query<PropertiesParams>,
 ) -> Result<Response, Problem> {
@@ -64,7 +65,8 @@ pub async fn list_properties(
         status: params.status,
     };
     let page = Paging::new(params.limit, params.cursor.as_deref())?;
-    api.private(Properties { filter, as_of: params.as_of, page }, &asked, "list").await
+    let query = Properties { filter, as_of: params.as_of, page };
+    api.staff(&caller, query, &asked, "list", route!("/properties")).await
 }
 
 /// One property; its `version` is what `If-Match` compares.
@@ -75,11 +77,11 @@ pub async fn list_properties(
     QueryProblems))]
 pub async fn get_property(
     State(api): State<QueryApi>,
-    _: Allowed<ReadProperties>,
+    caller: Allowed<ReadProperties>,
     asked: Asked,
     Path(property_id): Path<Uuid>,
     Query(params): Query<AsOf>,
 ) -> Result<Response, Problem> {
     let query = PropertyById { property_id: PropertyId(property_id), as_of: params.day()? };
-    api.private(query, &asked, "property").await
+    api.staff(&caller, query, &asked, "property", route!("/properties/{property_id}")).await
 }

@@ -14,6 +14,7 @@ use web::{Allowed, Path, Problem, Query, QueryProblems, ReadProperties};
 
 use super::{AsOf, date, text};
 use crate::QueryApi;
+use crate::api::route;
 use crate::paging::Paging;
 use crate::query::query;
 use crate::respond::Asked;
@@ -64,7 +65,7 @@ pub struct UnitsParams {
     QueryProblems))]
 pub async fn list_units(
     State(api): State<QueryApi>,
-    _: Allowed<ReadProperties>,
+    caller: Allowed<ReadProperties>,
     asked: Asked,
     Query(params): Query<UnitsParams>,
 ) -> Result<Response, Problem> {
@@ -77,7 +78,7 @@ pub async fn list_units(
         occupancy: params.occupancy,
     };
     let page = Paging::new(params.limit, params.cursor.as_deref())?;
-    api.private(Units { filter, as_of: params.as_of, page }, &asked, "list").await
+    api.staff(&caller, Units { filter, as_of: params.as_of, page }, &asked, "list", route!("/units")).await
 }
 
 /// One unit; its `version` is what `If-Match` compares.
@@ -88,12 +89,13 @@ pub async fn list_units(
     QueryProblems))]
 pub async fn get_unit(
     State(api): State<QueryApi>,
-    _: Allowed<ReadProperties>,
+    caller: Allowed<ReadProperties>,
     asked: Asked,
     Path(unit_id): Path<Uuid>,
     Query(params): Query<AsOf>,
 ) -> Result<Response, Problem> {
-    api.private(UnitById { unit_id: UnitId(unit_id), as_of: params.day()? }, &asked, "unit").await
+    let query = UnitById { unit_id: UnitId(unit_id), as_of: params.day()? };
+    api.staff(&caller, query, &asked, "unit", route!("/units/{unit_id}")).await
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -115,7 +117,7 @@ pub struct CalendarParams {
     QueryProblems))]
 pub async fn get_calendar(
     State(api): State<QueryApi>,
-    _: Allowed<ReadProperties>,
+    caller: Allowed<ReadProperties>,
     asked: Asked,
     Path(unit_id): Path<Uuid>,
     Query(params): Query<CalendarParams>,
@@ -126,5 +128,6 @@ pub async fn get_calendar(
     if from.zip(to).is_some_and(|(from, to)| to <= from) {
         return Err(Problem::validation("/query/to", "must be after from"));
     }
-    api.private(UnitCalendar { unit_id: UnitId(unit_id), from, to }, &asked, "unit").await
+    let query = UnitCalendar { unit_id: UnitId(unit_id), from, to };
+    api.staff(&caller, query, &asked, "unit", route!("/units/{unit_id}/calendar")).await
 }

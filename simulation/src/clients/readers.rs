@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domain::{Context, Timestamp};
 use ports::{EventLog, ModelSpec, Position, Result, ViewSnapshot};
-use query_api::{Body, MinPosition, Query, Served, Wish};
+use query_api::{Body, MinPosition, Query, Served, Sharing, Wish};
 use rand::Rng;
 use read_models::available_units::{AvailableUnitsFilter, SPEC, available_units};
 use read_models::{Answer, PageRequest, Tag};
@@ -37,6 +37,10 @@ impl Query for Asked {
             Self::List => "list?page.limit=50".into(),
             Self::Unit(id) => format!("unit?id={id}"),
         }
+    }
+    /// All may be served outdated for a moment: the bound is judged the same.
+    fn sharing(&self) -> Sharing {
+        Sharing::Public
     }
     async fn run(&self, snapshot: &mut dyn ViewSnapshot, now: Timestamp) -> Result<Option<Body>> {
         match self {

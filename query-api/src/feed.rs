@@ -9,7 +9,7 @@ use std::time::Duration;
 use domain::{Context, Timestamp};
 use futures::FutureExt;
 use ports::{Checkpoint, Error, HintStream, Hints, ModelHead, Result, Topic, ViewChange, ViewStore};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::entry::Dep;
@@ -150,6 +150,8 @@ pub struct Feed {
     began: Instant,
     /// `polled` in microseconds since `began`, for those who ask for every request; [`NEVER`] before the first poll.
     polled_us: AtomicU64,
+    /// Somebody needs newer knowledge than there is.
+    asked: Notify,
 }
 
 impl Feed {
@@ -163,6 +165,7 @@ impl Feed {
             version: AtomicU64::new(1),
             began: Instant::now(),
             polled_us: AtomicU64::new(NEVER),
+            asked: Notify::new(),
         }
     }
 
@@ -190,10 +193,25 @@ impl Feed {
                 true => tokio::time::sleep(POLL_EVERY).await,
                 false => {
                     tokio::time::sleep(POLL_PAUSE).await;
-                    wait_for_views(&mut hints).await;
+                    tokio::select! {
+                        biased;
+                        () = self.asked.notified() => {}
+                        () = wait_for_views(&mut hints) => {}
+                    }
                 }
             }
         }
+    }
+
+    /// Lets the next poll be soon. What is asked for many times before it is asked for once.
+    pub fn look_again(&self) {
+        self.asked.notify_one();
+    }
+
+    /// Whether somebody asked since this was last asked for.
+    #[cfg(test)]
+    pub fn is_asked(&self) -> bool {
+        self.asked.notified().now_or_never().is_some()
     }
 
     /// Reads what changed since the last poll; one statement when nothing did.
@@ -496,6 +514,20 @@ mod tests {
         views.write(&UNITS, "a", json!(1));
         tokio::time::sleep(POLL_EVERY + POLL_PAUSE).await;
         assert_eq!(revision(&feed), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_feed_that_is_asked_to_looks_at_once() {
+        let (views, feed, _hints) = running();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        views.write(&UNITS, "a", json!(1));
+        let before = views.polls.load(Ordering::SeqCst);
+        for _ in 0..100 {
+            feed.look_again();
+        }
+        tokio::time::sleep(POLL_PAUSE * 2).await;
+        assert_eq!(revision(&feed), 1);
+        assert!(views.polls.load(Ordering::SeqCst) - before <= 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -79,7 +79,14 @@ impl Kept {
             return None;
         }
         match self.judge(feed, &known) {
-            Verdict::Current => Some(self.served(Source::Memory, now, known.age)),
+            Verdict::Current => {
+                let served = self.served(Source::Memory, now, known.age);
+                // Nginx keeps what is known of the second that its clock shows, and would go on asking for every request.
+                if may_lag && served.known_at.is_none_or(|at| at.as_second() < now.as_second()) {
+                    feed.look_again();
+                }
+                Some(served)
+            }
             Verdict::Outdated if may_lag && self.waits_for_the_next(feed) => self.outdated(feed, now),
             Verdict::Outdated | Verdict::Dead => None,
         }

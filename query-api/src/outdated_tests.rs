@@ -271,6 +271,27 @@ async fn the_shortcut_serves_outdated_what_the_route_would_and_leaves_the_comput
     assert!(answer(Request::get("/a")).is_none(), "another is in its place");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_second_that_nothing_is_known_of_yet_is_looked_at_for_nginx() {
+    let replica = Replica::alone().await;
+    change(&replica, json!(1)).await;
+    public(&replica).await;
+    let asked = || replica.reader.feed().is_asked();
+    let at = |text: &str| replica.clock.set(text.parse().expect("an instant"));
+    at("2027-01-15T08:00:00.950Z");
+    assert_eq!(public(&replica).await.source, Source::Memory);
+    assert!(!asked(), "it is known of this second");
+    at("2027-01-15T08:00:01.040Z");
+    advance(Duration::from_millis(90)).await;
+    assert_eq!(ask(&replica, Sharing::Shared, &Wish::default()).await.source, Source::Memory);
+    assert!(!asked(), "Nginx keeps no such thing");
+    public(&replica).await;
+    assert!(asked());
+    replica.poll().await;
+    public(&replica).await;
+    assert!(!asked());
+}
+
 /// So many clients ask one after the other, each as fast as it is answered, for a second in which the row changes every 5 ms;
 /// answers how often it was computed and the oldest that was seen, in changes.
 async fn under_changes(clients: usize, slowness_ms: u64) -> (usize, u64) {

@@ -15,7 +15,7 @@ use domain::auth::{Access, Capability, Role};
 use futures::FutureExt;
 use uuid::Uuid;
 
-use crate::{Problem, TokenVerifier};
+use crate::{AccessClaims, Problem, TokenVerifier};
 
 /// A user as they are now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,26 +51,36 @@ pub struct Authenticator {
 impl Authenticator {
     /// The caller of a request.
     pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Principal, Problem> {
-        let token = headers
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-            .map(|(_, token)| token.trim())
+        let token = bearer_token(headers)
             .ok_or_else(|| Problem::unauthenticated("send a token: POST /login, then authorization: Bearer <token>"))?;
-        let stale = || Problem::unauthenticated("the token is not valid or has expired; log in again");
-        let claims = self.verifier.verify(token).ok_or_else(stale)?;
-        let principal = self.principals.bearer(claims.sub, claims.epoch).await?.ok_or_else(stale)?;
+        let claims = self.verifier.verify(token).ok_or_else(not_valid)?;
+        self.bearer(&claims).await
+    }
+
+    /// The same by the same checks, when nothing has to be waited for and no signature to be checked. `None` only says that it is
+    /// to be asked the other way.
+    pub fn authenticate_at_once(&self, headers: &HeaderMap) -> Option<Principal> {
+        let claims = self.verifier.remembered(bearer_token(headers)?)?;
+        self.bearer(&claims).now_or_never()?.ok()
+    }
+
+    /// The bearer of a genuine token, as they are now.
+    async fn bearer(&self, claims: &AccessClaims) -> Result<Principal, Problem> {
+        let principal = self.principals.bearer(claims.sub, claims.epoch).await?.ok_or_else(not_valid)?;
         if !principal.active || principal.epoch != claims.epoch {
-            return Err(stale());
+            return Err(not_valid());
         }
         Ok(principal)
     }
+}
 
-    /// The same by the same checks, when nothing has to be waited for. `None` only says that it is to be asked the other way.
-    pub fn authenticate_at_once(&self, headers: &HeaderMap) -> Option<Principal> {
-        self.authenticate(headers).now_or_never()?.ok()
-    }
+fn bearer_token(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+fn not_valid() -> Problem {
+    Problem::unauthenticated("the token is not valid or has expired; log in again")
 }
 
 /// How much of a capability a route needs.

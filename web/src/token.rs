@@ -113,16 +113,21 @@ impl TokenVerifier {
     /// `None` for anything but a token that our key signed for us and that is valid now. Headers that point to keys elsewhere
     /// (`jku`, `jwk`, `x5u`) are never looked at.
     pub fn verify(&self, token: &str) -> Option<Arc<AccessClaims>> {
-        let now = i64::try_from(jsonwebtoken::get_current_timestamp()).ok()?;
-        let known = self.genuine.read().expect(UNPOISONED).get(token).cloned();
-        if let Some(claims) = known.filter(|claims| is_current(claims, now)) {
+        if let Some(claims) = self.remembered(token) {
             return Some(claims);
         }
+        let now = now()?;
         let claims = Arc::new(self.check(token)?);
         if is_current(&claims, now) {
             self.remember(token, claims.clone(), now);
         }
         Some(claims)
+    }
+
+    /// The same for a token that was found genuine before; `None` says nothing about it.
+    pub fn remembered(&self, token: &str) -> Option<Arc<AccessClaims>> {
+        let known = self.genuine.read().expect(UNPOISONED).get(token).cloned()?;
+        is_current(&known, now()?).then_some(known)
     }
 
     fn check(&self, token: &str) -> Option<AccessClaims> {
@@ -145,6 +150,10 @@ impl TokenVerifier {
         }
         genuine.insert(token.into(), claims);
     }
+}
+
+fn now() -> Option<i64> {
+    i64::try_from(jsonwebtoken::get_current_timestamp()).ok()
 }
 
 /// Without any leeway: at the edges the token itself is checked.
@@ -171,13 +180,14 @@ mod tests {
         let verifier = TokenVerifier::new(JWKS).expect("a JWKS");
         let now = Timestamp::now().as_second();
         let token = issue(now);
+        assert!(verifier.remembered(&token).is_none(), "nobody has checked it yet");
         let first = verifier.verify(&token).expect("genuine");
         assert!(Arc::ptr_eq(&first, &verifier.verify(&token).expect("remembered")), "checked once");
         let mut forged = token.clone().into_bytes();
         let last = forged.len() - 5;
         forged[last] = if forged[last] == b'A' { b'B' } else { b'A' };
         for refused in [String::from_utf8(forged).expect("text"), format!("{token}x"), issue(now - LIFETIME - 60)] {
-            assert!(verifier.verify(&refused).is_none());
+            assert!(verifier.verify(&refused).is_none() && verifier.remembered(&refused).is_none());
         }
         // Within the leeway: still accepted, each time by its signature.
         assert!(verifier.verify(&issue(now - LIFETIME - 5)).is_some());

@@ -26,7 +26,8 @@ const IDLE_POLL_PERIOD: Duration = Duration::from_millis(250);
 const IDLE_AFTER: Duration = Duration::from_secs(2);
 /// How often the head is compared with what was read: a log that went back is noticed within this time.
 const HEAD_CHECK_PERIOD: Duration = Duration::from_secs(1);
-/// From the beginning of a read to the next, so that a steady stream of hints is read in batches; the first is read at once.
+/// From the beginning of a read that found something to the next: a steady stream is read in batches, the first event after a
+/// pause at once.
 const READ_SPACING: Duration = Duration::from_millis(2);
 const READ_MAX: usize = 1_000;
 /// Events that are read at once for followers that are far behind, and kept for the others.
@@ -203,6 +204,11 @@ impl Tailer {
                     if read == READ_MAX {
                         continue;
                     }
+                    let spacing = if read > 0 { READ_SPACING } else { Duration::ZERO };
+                    let rest = spacing.saturating_sub(began.elapsed());
+                    if !rest.is_zero() && !pause(&shutdown, rest).await {
+                        return;
+                    }
                 }
                 Err(error) => {
                     self.failed(&error);
@@ -211,9 +217,6 @@ impl Tailer {
                     }
                     continue;
                 }
-            }
-            if !pause(&shutdown, READ_SPACING.saturating_sub(began.elapsed())).await {
-                return;
             }
             tokio::select! {
                 biased;

@@ -11,8 +11,10 @@ mod followers;
 mod log;
 mod migrate;
 mod pool;
+mod recorded;
 #[cfg(feature = "seeded-bugs")]
 mod seeded;
+mod shelf;
 mod snapshot;
 mod streams;
 mod views;

@@ -186,7 +186,7 @@ impl Lab {
                 break;
             }
         }
-        let (changes, _) = rows.into_changes();
+        let (changes, _) = rows.take_changes().map_err(chained)?;
         ensure!(!changes.is_empty(), "nothing was folded");
         Ok(Outcome::plain(*folded as f64 / started.elapsed().as_secs_f64()))
     }

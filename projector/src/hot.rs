@@ -8,10 +8,13 @@ use async_trait::async_trait;
 use ports::Result;
 use read_models::Rows;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::pace::{Backoff, pause};
 
+/// From the beginning of a refresh to the next. In between, who asks computes, once for all who ask.
+const SPACING: Duration = Duration::from_millis(25);
 /// One refresh takes at most this long.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Beyond this many tags waiting only the collections are refreshed: the rest is a miss for the first reader.
@@ -62,10 +65,14 @@ impl HotFeed {
                     () = self.0.changed.notified() => continue,
                 }
             }
+            let began = Instant::now();
             let refresh = tokio::time::timeout(REFRESH_TIMEOUT, hot.refresh(model, &tags));
             let failure = match refresh.await {
                 Ok(Ok(())) => {
                     backoff.reset();
+                    if !pause(&shutdown, SPACING.saturating_sub(began.elapsed())).await {
+                        return;
+                    }
                     continue;
                 }
                 Ok(Err(error)) => error.chain(),

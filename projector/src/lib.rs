@@ -6,6 +6,7 @@
 //!
 //! Must not know: a database, a broker, HTTP.
 
+mod announce;
 mod checkpoints;
 mod dispatcher;
 mod hot;
@@ -17,6 +18,7 @@ mod projection;
 mod status;
 mod tailer;
 mod timers;
+mod working;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -32,12 +34,14 @@ use read_models::ReadModel;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use announce::Announcer;
 use dispatcher::Dispatcher;
 use hot::HotFeed;
 use pace::{Backoff, pause};
 use policy::Policy;
-use projection::{Projection, panic_text};
+use projection::Projection;
 use timers::{Due, Timer};
+use working::panic_text;
 
 pub use hot::HotCollections;
 pub use status::{Board, FollowerStatus, Kind, Reporter, State};
@@ -186,6 +190,12 @@ impl Projector {
                 return;
             }
         }
+        let announcer = Announcer::default();
+        let (running, hints, token) = (announcer.clone(), self.ports.hints.clone(), shutdown.clone());
+        spawn(tasks, "announcer".to_owned(), None, shutdown, move || {
+            let (announcer, hints, token) = (running.clone(), hints.clone(), token.clone());
+            async move { announcer.run(hints, token).await }
+        });
         for (model, reporter) in self.config.models.iter().zip(reporters) {
             let name = model.spec().name;
             let hot = self.ports.hot.clone().map(|hot| {
@@ -201,7 +211,7 @@ impl Projector {
                 model: *model,
                 tailer: self.tailers[&model.spec().context].clone(),
                 views: self.ports.views.clone(),
-                hints: self.ports.hints.clone(),
+                announcer: announcer.clone(),
                 hot,
                 delay: self.config.delay,
                 reporter: reporter.clone(),

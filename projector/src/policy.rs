@@ -25,9 +25,10 @@ use uuid::Uuid;
 use crate::known;
 use crate::lead::Lead;
 use crate::pace::{Backoff, pause};
-use crate::projection::{BATCH_EVENTS_MAX, ROUND_PERIOD, another_life, panic_text};
+use crate::projection::{BATCH_EVENTS_MAX, ROUND_PERIOD, another_life};
 use crate::status::Reporter;
 use crate::tailer::Tailer;
+use crate::working::panic_text;
 
 pub(crate) const NAME: &str = "policy:move-in";
 /// Leases worked on at the same time.

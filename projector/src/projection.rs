@@ -1,37 +1,44 @@
 //! Projections: one task a read model folds its context's events into rows.
 //!
 //! Rows, checkpoint and change feed move in one transaction of the view store, compared with the checkpoint the batch was folded
-//! on: a crash leaves the batch done or not begun. What a fold cannot take stops the model there, named on the board, and is
-//! tried again; the events before it are committed first, so that the checkpoint stands right before the culprit.
+//! on: a crash leaves the batch done or not begun. While a batch is written the next events are folded, and go into the batch
+//! after it: however slow the store is, what is waiting is one batch. What a fold cannot take stops the model there, named on
+//! the board, and is tried again; the events before it are committed first, so that the checkpoint stands right before the
+//! culprit.
 
 use std::collections::BTreeSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ports::{Checkpoint, Error, Hints, Position, Recorded, Result, Topic, ViewBatch, ViewStore};
+use domain::Timestamp;
+use ports::{Checkpoint, Error, Position, Result, ViewBatch, ViewStore};
 use read_models::{ReadModel, Rows};
-use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::announce::Announcer;
 use crate::checkpoints;
 use crate::hot::HotFeed;
-use crate::known;
 use crate::pace::{Backoff, pause};
 use crate::status::Reporter;
 use crate::tailer::{Tail, Tailer};
+use crate::working::{Poison, Taken, Working};
 
-/// Events of one transaction at most. Live batches are what came since the last one; only a follower that is behind meets this.
+/// Events that a follower takes from the tailer at once.
 pub(crate) const BATCH_EVENTS_MAX: usize = 2_000;
 /// How often a process that does not lead asks for leadership, and the longest time between two heartbeats of an idle follower.
 pub(crate) const ROUND_PERIOD: Duration = Duration::from_millis(500);
+/// From the beginning of a batch to the next: the first event after a pause goes at once, a steady stream in batches.
+const SPACING: Duration = Duration::from_millis(5);
+/// The same for batches that change no row: only who comes with a position of this moment waits for one.
+const QUIET_SPACING: Duration = Duration::from_millis(20);
 
 pub(crate) struct Projection {
     pub model: &'static dyn ReadModel,
     pub tailer: Arc<Tailer>,
     pub views: Arc<dyn ViewStore>,
-    pub hints: Arc<dyn Hints>,
+    pub announcer: Announcer,
     pub hot: Option<HotFeed>,
     /// Test aid: waits so long before each commit.
     pub delay: Duration,
@@ -39,17 +46,55 @@ pub(crate) struct Projection {
     pub shutdown: CancellationToken,
 }
 
-/// Leadership of the model.
+/// Leadership of the model, for one term.
 struct Lead {
     generation: u64,
     term: u64,
+    /// What the view store has.
     checkpoint: Checkpoint,
+    working: Working,
+    /// The batch under way: at most one.
+    writing: Option<Writing>,
+    /// When the last batch began.
+    began: Option<Instant>,
+    /// An event that could not be taken: it is tried again only when everything before it is committed.
+    culprit: Option<Position>,
 }
 
-/// Why folding cannot go on, and at which event of the batch.
-struct Poison {
-    at: usize,
-    reason: String,
+struct Writing {
+    /// One task, which ends with this value.
+    task: JoinSet<Result<()>>,
+    to: Checkpoint,
+    since: Option<Timestamp>,
+}
+
+/// How a look for more events ended.
+enum Look {
+    /// Some were folded.
+    More,
+    /// There are no more.
+    Head,
+    /// More only after what is folded was written.
+    Full,
+    /// It was reported; more only after a pause.
+    Failed,
+}
+
+impl Lead {
+    fn due(&self) -> Option<Instant> {
+        let spacing = if self.working.changes_rows() { SPACING } else { QUIET_SPACING };
+        self.began.map(|began| began + spacing)
+    }
+
+    /// Nothing folded waits, and nothing is being written.
+    fn is_done(&self) -> bool {
+        self.writing.is_none() && self.working.is_empty()
+    }
+
+    /// When the oldest event that the view store does not have was recorded.
+    fn pending_since(&self) -> Option<Timestamp> {
+        self.writing.as_ref().and_then(|writing| writing.since).or(self.working.since())
+    }
 }
 
 impl Projection {
@@ -117,7 +162,9 @@ impl Projection {
             event.position = checkpoint.position,
             "projecting"
         );
-        Ok(Some(Lead { generation: claim.generation, term: claim.term, checkpoint }))
+        let working = Working::at(checkpoint.clone());
+        let (generation, term) = (claim.generation, claim.term);
+        Ok(Some(Lead { generation, term, checkpoint, working, writing: None, began: None, culprit: None }))
     }
 
     /// Batch after batch, until shutdown (`Ok`), or until the view store refuses or fails.
@@ -128,121 +175,100 @@ impl Projection {
             if another_life(&seen, &lead.checkpoint) {
                 return Err(Error::Conflict("the log is another one, or it went back".into()));
             }
-            let events = match self.tailer.after(lead.checkpoint.position, BATCH_EVENTS_MAX).await {
-                Ok(events) => events,
-                Err(error) => {
-                    self.reporter.stalled(error.chain());
+            let look = self.look(lead).await?;
+            self.reporter.pending_since(lead.pending_since());
+            match look {
+                Look::Failed => {
                     if !pause(&self.shutdown, backoff.next()).await {
-                        return Ok(());
+                        break;
                     }
                     continue;
                 }
-            };
-            let Some(first) = events.first() else {
-                self.reporter.pending_since(None);
-                self.reporter.running();
-                // Also true for a moment when the tailer has not read yet what this follower read by itself.
-                if seen.incarnation.is_some() && seen.position < lead.checkpoint.position {
-                    self.still_in_the_log(&lead.checkpoint).await?;
-                }
-                self.idle(&mut tail).await;
-                continue;
-            };
-            self.reporter.pending_since(Some(first.recorded_at));
-            match self.batch(lead, &events).await? {
-                None => {
+                Look::Head if lead.is_done() => self.at_the_head(lead, &seen).await?,
+                Look::Head | Look::More | Look::Full => {}
+            }
+            let now = Instant::now();
+            if lead.writing.is_none() && !lead.working.is_empty() && lead.due().is_none_or(|due| due <= now) {
+                lead.writing = Some(self.write(lead)?);
+            }
+            let due = lead.due().unwrap_or(now);
+            tokio::select! {
+                biased;
+                () = self.shutdown.cancelled() => {}
+                done = written(&mut lead.writing) => {
+                    self.written(lead, done?);
                     backoff.reset();
-                    self.reporter.running();
                 }
-                Some(poison) => {
-                    self.reporter.stalled(poison.reason);
-                    if !pause(&self.shutdown, backoff.next()).await {
-                        return Ok(());
-                    }
-                }
+                // The others of this process' followers are asked as well before the next events are folded.
+                () = tokio::task::yield_now(), if matches!(look, Look::More) => {}
+                () = sleep_until(due), if lead.writing.is_none() && !lead.working.is_empty() => {}
+                _ = tail.changed(), if matches!(look, Look::Head) => {}
+                () = sleep(ROUND_PERIOD) => {}
             }
+        }
+        if lead.writing.is_some() {
+            let done = written(&mut lead.writing).await?;
+            self.written(lead, done);
         }
         Ok(())
     }
 
-    async fn still_in_the_log(&self, checkpoint: &Checkpoint) -> Result<()> {
-        let verified = checkpoints::verify(&**self.tailer.log(), checkpoint).await?;
-        verified.map(|_| ()).map_err(Error::Conflict)
-    }
-
-    async fn idle(&self, tail: &mut watch::Receiver<Tail>) {
-        tokio::select! {
-            biased;
-            () = self.shutdown.cancelled() => {}
-            _ = tail.changed() => {}
-            () = sleep(ROUND_PERIOD) => {}
+    /// Folds the next events there are.
+    async fn look(&self, lead: &mut Lead) -> Result<Look> {
+        if lead.culprit.is_some_and(|culprit| lead.checkpoint.position + 1 == culprit) {
+            lead.culprit = None;
         }
-    }
-
-    /// Folds and commits what can be folded of the batch; the poison that stands after it, if there is one.
-    async fn batch(&self, lead: &mut Lead, events: &[Arc<Recorded>]) -> Result<Option<Poison>> {
-        let (keys, mut poison) = self.keys(events);
-        let mut foldable = poison.as_ref().map_or(events.len(), |poison| poison.at);
-        while foldable > 0 {
-            let stored = self.views.rows(self.model.spec(), lead.generation, &keys).await?;
-            let mut rows = Rows::default();
-            rows.load(&keys, stored);
-            match self.fold(&events[..foldable], &mut rows) {
-                Ok(()) => {
-                    self.commit(lead, &events[foldable - 1], foldable, rows).await?;
-                    break;
-                }
-                // What it left in the working set is thrown away with it.
-                Err(found) => {
-                    foldable = found.at;
-                    poison = Some(found);
-                }
+        let position = lead.working.position();
+        let limit = match lead.culprit {
+            Some(culprit) => usize::try_from(culprit - 1 - position).unwrap_or(0).min(BATCH_EVENTS_MAX),
+            None => BATCH_EVENTS_MAX,
+        };
+        if limit == 0 || !lead.working.has_room() {
+            return Ok(Look::Full);
+        }
+        let events = match self.tailer.after(position, limit).await {
+            Ok(events) if events.is_empty() => return Ok(Look::Head),
+            Ok(events) => events,
+            Err(error) => {
+                self.reporter.stalled(error.chain());
+                return Ok(Look::Failed);
             }
+        };
+        match lead.working.fold(self.model, &*self.views, lead.generation, &events).await? {
+            Ok(()) => Ok(Look::More),
+            Err(poison) => self.poisoned(lead, poison).await,
         }
-        Ok(poison)
     }
 
-    /// The rows that the batch needs, up to the first event that cannot be read.
-    fn keys(&self, events: &[Arc<Recorded>]) -> (Vec<String>, Option<Poison>) {
-        let mut keys = BTreeSet::new();
-        for (at, event) in events.iter().enumerate() {
-            let found = match known::check(event) {
-                Ok(()) => caught(|| self.model.keys(event)),
-                Err(unknown) => Err(unknown),
-            };
-            match found {
-                Ok(found) => keys.extend(found),
-                Err(reason) => return (keys.into_iter().collect(), Some(self.poison(at, event, &reason))),
-            }
+    /// Throws away what is not committed, half of the culprit's own work with it. What came before the culprit is folded again
+    /// by itself; when it is committed, the culprit is what stops the model.
+    async fn poisoned(&self, lead: &mut Lead, poison: Poison) -> Result<Look> {
+        if lead.writing.is_some() {
+            let done = written(&mut lead.writing).await?;
+            self.written(lead, done);
         }
-        (keys.into_iter().collect(), None)
+        lead.working = Working::at(lead.checkpoint.clone());
+        if lead.checkpoint.position + 1 == poison.position {
+            self.reporter.stalled(poison.reason);
+            return Ok(Look::Failed);
+        }
+        lead.culprit = Some(poison.position);
+        Ok(Look::More)
     }
 
-    fn fold(&self, events: &[Arc<Recorded>], rows: &mut Rows) -> Result<(), Poison> {
-        for (at, event) in events.iter().enumerate() {
-            caught(|| self.model.fold(event, rows)).map_err(|reason| self.poison(at, event, &reason))?;
+    async fn at_the_head(&self, lead: &Lead, seen: &Tail) -> Result<()> {
+        self.reporter.running();
+        // Also true for a moment when the tailer has not read yet what this follower read by itself.
+        if seen.incarnation.is_some() && seen.position < lead.checkpoint.position {
+            let verified = checkpoints::verify(&**self.tailer.log(), &lead.checkpoint).await?;
+            return verified.map(|_| ()).map_err(Error::Conflict);
         }
         Ok(())
     }
 
-    fn poison(&self, at: usize, event: &Recorded, reason: &str) -> Poison {
-        let Recorded { event_id, event_type, event_version, position, .. } = event;
-        let (model, context) = (self.model.spec().name, event.stream.context());
-        let reason = format!(
-            "{model} cannot take event {event_id} ({event_type} v{event_version} of {}, {context}:{position}): {reason}",
-            event.stream
-        );
-        Poison { at, reason }
-    }
-
-    async fn commit(&self, lead: &mut Lead, last: &Recorded, events: usize, rows: Rows) -> Result<()> {
-        if !self.delay.is_zero() {
-            sleep(self.delay).await;
-        }
-        let (changes, tags) = rows.into_changes();
-        let changed = tags.clone();
-        let to =
-            Checkpoint { incarnation: lead.checkpoint.incarnation, position: last.position, event_id: Some(last.event_id) };
+    /// Begins to write what is folded. The task tells of the batch itself: nobody waits until this follower looks.
+    fn write(&self, lead: &mut Lead) -> Result<Writing> {
+        let Taken { changes, tags, to, events, since } = lead.working.take()?;
         let batch = ViewBatch {
             spec: self.model.spec(),
             generation: lead.generation,
@@ -252,40 +278,50 @@ impl Projection {
             changes,
             tags,
         };
-        self.views.apply(&batch).await?;
-        self.committed(to.position, events);
-        lead.checkpoint = to;
-        // Also after a batch that changed nothing: replicas that wait for a token wait for the checkpoint.
-        self.hints.notify(Topic::Views);
-        if let Some(hot) = &self.hot
-            && !changed.is_empty()
-        {
-            hot.changed(changed);
-        }
-        Ok(())
+        lead.began = Some(Instant::now());
+        let (views, hot, delay) = (self.views.clone(), self.hot.clone(), self.delay);
+        let under_way = self.announcer.begin();
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            if !delay.is_zero() {
+                sleep(delay).await;
+            }
+            views.apply(&batch).await?;
+            // Also after a batch that changed nothing: replicas that wait for a token wait for the checkpoint.
+            under_way.committed();
+            let model = batch.spec.name;
+            metrics::counter!("casitas_projected_events_total", "model" => model).increment(events as u64);
+            metrics::histogram!("casitas_projection_batch_events", "model" => model).record(events as f64);
+            match hot {
+                Some(hot) if !batch.tags.is_empty() => hot.changed(batch.tags),
+                _ => {}
+            }
+            Ok(())
+        });
+        Ok(Writing { task, to, since })
     }
 
-    fn committed(&self, position: Position, events: usize) {
-        self.reporter.at(position);
-        metrics::counter!("casitas_projected_events_total", "model" => self.model.spec().name).increment(events as u64);
-        metrics::histogram!("casitas_projection_batch_events", "model" => self.model.spec().name).record(events as f64);
+    fn written(&self, lead: &mut Lead, to: Checkpoint) {
+        self.reporter.at(to.position);
+        self.reporter.running();
+        lead.checkpoint = to;
+    }
+}
+
+/// Waits until the batch under way is committed and takes it away; for ever when there is none. Cancel-safe.
+async fn written(writing: &mut Option<Writing>) -> Result<Checkpoint> {
+    let Some(batch) = writing.as_mut() else { return std::future::pending().await };
+    let ended = batch.task.join_next().await;
+    let to = batch.to.clone();
+    *writing = None;
+    match ended {
+        Some(Ok(applied)) => applied.map(|()| to),
+        Some(Err(panic)) if panic.is_panic() => std::panic::resume_unwind(panic.into_panic()),
+        Some(Err(_)) | None => Err(Error::Conflict("the batch under way was cut off".into())),
     }
 }
 
 /// Whether what the tailer reads is not the log that the checkpoint was made on.
 pub(crate) fn another_life(tail: &Tail, checkpoint: &Checkpoint) -> bool {
     tail.incarnation.is_some_and(|incarnation| incarnation != checkpoint.incarnation)
-}
-
-/// Runs a pure function; an error or a panic as text.
-fn caught<T>(run: impl FnOnce() -> Result<T>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(result) => result.map_err(|error| error.chain()),
-        Err(panic) => Err(format!("panicked: {}", panic_text(&*panic))),
-    }
-}
-
-pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".into())
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use domain::Context;
+use futures::FutureExt;
 use ports::{Error, EventLog, HintStream, Hints, Incarnation, Position, Recorded, Result, Sealer, Topic};
 use tokio::sync::{OnceCell, watch};
 use tokio::time::{Instant, sleep};
@@ -25,10 +26,13 @@ const IDLE_POLL_PERIOD: Duration = Duration::from_millis(250);
 const IDLE_AFTER: Duration = Duration::from_secs(2);
 /// How often the head is compared with what was read: a log that went back is noticed within this time.
 const HEAD_CHECK_PERIOD: Duration = Duration::from_secs(1);
+/// From the beginning of a read that found something to the next: a steady stream is read in batches, the first event after a
+/// pause at once.
+const READ_SPACING: Duration = Duration::from_millis(2);
 const READ_MAX: usize = 1_000;
 /// Events that are read at once for followers that are far behind, and kept for the others.
-const STRETCH: u64 = 2_000;
-const STRETCHES_MAX: usize = 6;
+const STRETCH: u64 = 4_000;
+const STRETCHES_MAX: usize = 4;
 const RING_EVENTS_MAX: usize = 4_096;
 const RING_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -187,6 +191,7 @@ impl Tailer {
         let mut head_checked_at: Option<Instant> = None;
         let mut quiet = Quiet::default();
         while !shutdown.is_cancelled() {
+            let began = Instant::now();
             let check_head = head_checked_at.is_none_or(|at| at.elapsed() >= HEAD_CHECK_PERIOD);
             match self.poll(check_head).await {
                 Ok(read) => {
@@ -198,6 +203,11 @@ impl Tailer {
                     quiet.polled(read);
                     if read == READ_MAX {
                         continue;
+                    }
+                    let spacing = if read > 0 { READ_SPACING } else { Duration::ZERO };
+                    let rest = spacing.saturating_sub(began.elapsed());
+                    if !rest.is_zero() && !pause(&shutdown, rest).await {
+                        return;
                     }
                 }
                 Err(error) => {
@@ -211,7 +221,10 @@ impl Tailer {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
-                () = hinted(&mut hints, Topic::Log(self.context())) => quiet.hinted = true,
+                () = hinted(&mut hints, Topic::Log(self.context())) => {
+                    forget(&mut hints);
+                    quiet.hinted = true;
+                }
                 () = sleep(quiet.period()) => quiet.hinted = false,
             }
         }
@@ -319,6 +332,17 @@ impl Quiet {
     fn period(&self) -> Duration {
         let idle = self.since.is_some_and(|since| since.elapsed() >= IDLE_AFTER);
         if self.announced && idle { IDLE_POLL_PERIOD } else { POLL_PERIOD }
+    }
+}
+
+/// Forgets the hints that are there: what they tell of is read after this.
+fn forget(hints: &mut Option<Box<dyn HintStream>>) {
+    while let Some(stream) = hints {
+        match stream.next().now_or_never() {
+            Some(Some(_)) => {}
+            Some(None) => *hints = None,
+            None => return,
+        }
     }
 }
 

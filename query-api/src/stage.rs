@@ -176,7 +176,7 @@ impl Stage {
         if !keys.is_empty() {
             model.fold(event, &mut rows).expect("a fold");
         }
-        let (changes, tags) = rows.into_changes();
+        let (changes, tags) = rows.take_changes().expect("changes");
         let to = Checkpoint { incarnation: Uuid::from_u128(1), position: event.position, event_id: Some(event.event_id) };
         let batch = ViewBatch {
             spec,

@@ -34,7 +34,7 @@ pub static SPEC: ModelSpec = ModelSpec {
 
 pub struct AvailableUnits;
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 struct Row {
     unit_id: UnitId,
     unit: Unit,
@@ -42,19 +42,17 @@ struct Row {
     prices: Option<(i64, i64)>,
 }
 
-impl Row {
-    fn fields(&self, facts: &UnitFacts) -> Vec<FieldValue> {
-        vec![
-            self.prices.map(|(low, _)| low).into(),
-            self.prices.map(|(_, high)| high).into(),
-            facts.property.currency.as_str().into(),
-            i64::from(facts.bedrooms).into(),
-            i64::from(facts.bathrooms_x2).into(),
-            i64::from(facts.area_m2).into(),
-            city_key(&facts.property.city).into(),
-            facts.property.property_id.to_string().into(),
-        ]
-    }
+fn fields(prices: Option<(i64, i64)>, facts: &UnitFacts) -> Vec<FieldValue> {
+    vec![
+        prices.map(|(low, _)| low).into(),
+        prices.map(|(_, high)| high).into(),
+        facts.property.currency.as_str().into(),
+        i64::from(facts.bedrooms).into(),
+        i64::from(facts.bathrooms_x2).into(),
+        i64::from(facts.area_m2).into(),
+        city_key(&facts.property.city).into(),
+        facts.property.property_id.to_string().into(),
+    ]
 }
 
 /// The unit whose stream an event stands in.
@@ -90,13 +88,14 @@ impl ReadModel for AvailableUnits {
         row.unit.apply(event.decode::<UnitEvent>()?);
         let facts =
             row.unit.facts().ok_or_else(|| Error::corrupt(format!("unit {key} does not begin with its addition")))?;
-        let facts = facts.clone();
         let day = today_in(&facts.property.time_zone, event.recorded_at);
-        row.prices = row.unit.listing().filter(|_| !row.unit.is_retired()).and_then(|listing| {
+        let prices = row.unit.listing().filter(|_| !row.unit.is_retired()).and_then(|listing| {
             let amounts: Vec<i64> = listing.prices_from(day).map(|price| price.amount).collect();
             Some((*amounts.iter().min()?, *amounts.iter().max()?))
         });
-        rows.put(key, &row, row.fields(&facts))
+        let fields = fields(prices, facts);
+        row.prices = prices;
+        rows.put(key, row, fields)
     }
 }
 

@@ -56,7 +56,7 @@ impl ReadModel for Documents {
             event.decode()?;
         let stored_at = event.recorded_at;
         let row = DocumentOut { document_id, kind, media_type, size, sha256, lease_id, expires_on, supersedes, stored_at };
-        rows.put(&event.stream.id, &row, vec![lease_id.map(|id| id.to_string()).into()])
+        rows.put(&event.stream.id, row, vec![lease_id.map(|id| id.to_string()).into()])
     }
 }
 

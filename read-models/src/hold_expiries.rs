@@ -61,7 +61,7 @@ impl ReadModel for HoldExpiries {
             UnitEvent::HoldPlaced { hold_id, expires_at, .. } => {
                 let unit_id = unit_of(event)?;
                 let due_at = due_at(expires_at);
-                rows.put(&hold_id.to_string(), &HoldExpiry { unit_id, hold_id, due_at }, vec![due_at.into()])
+                rows.put(&hold_id.to_string(), HoldExpiry { unit_id, hold_id, due_at }, vec![due_at.into()])
             }
             UnitEvent::HoldReleased { hold_id } | UnitEvent::HoldExpired { hold_id, .. } => {
                 rows.delete(&hold_id.to_string());

@@ -45,7 +45,7 @@ impl ReadModel for LeaseStarts {
                 let (lease_id, start_date) = (outline.lease_id, outline.from);
                 // A day that does not begin before the calendar ends is never due.
                 let due_at = day_begins(start_date, &outline.time_zone).map_or(i64::MAX, |begin| begin.as_millisecond());
-                rows.put(key, &LeaseStart { lease_id, start_date, due_at }, vec![due_at.into()])
+                rows.put(key, LeaseStart { lease_id, start_date, due_at }, vec![due_at.into()])
             }
             LeaseEvent::LeaseActivated { .. } | LeaseEvent::LeaseVoided { .. } => {
                 rows.delete(key);

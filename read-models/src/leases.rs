@@ -190,7 +190,7 @@ impl ReadModel for Leases {
         let (position, sequence, effective_on) = (event.position, event.sequence, event.effective_on);
         row.history.push(Step { position, sequence, effective_on, terms, standing });
         let fields = row.fields().unwrap_or_default();
-        rows.put(key, &row, fields)
+        rows.put(key, row, fields)
     }
 }
 

@@ -62,7 +62,7 @@ impl ReadModel for LedgerLines {
         let position = i64::try_from(event.position).map_err(|_| Error::corrupt("a position beyond the range"))?;
         let ledger = event.stream.id.as_str();
         let fields = vec![ledger.into(), position.into(), event.effective_on.to_string().into()];
-        rows.put_tagged(&row_key(event), &movement, fields, &[ledger, Rows::COLLECTION])
+        rows.put_tagged(&row_key(event), movement, fields, &[ledger, Rows::COLLECTION])
     }
 }
 

@@ -123,7 +123,7 @@ impl ReadModel for Ledgers {
             ) => return Ok(()),
         };
         let fields = vec![row.status.as_str().into(), row.property_id.to_string().into(), row.unit_id.to_string().into()];
-        rows.put(key, &row, fields)
+        rows.put(key, row, fields)
     }
 }
 

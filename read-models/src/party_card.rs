@@ -23,7 +23,7 @@ pub static SPEC: ModelSpec = ModelSpec {
 
 pub struct PartyCard;
 
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 struct Row {
     party_id: PartyId,
     version: u64,
@@ -99,7 +99,7 @@ impl ReadModel for PartyCard {
             PartyKind::Person => "person",
             PartyKind::Company => "company",
         };
-        rows.put(key, &row, vec![kind.into()])
+        rows.put(key, row, vec![kind.into()])
     }
 }
 

@@ -91,7 +91,7 @@ impl ReadModel for Processes {
             }
         }
         let fields = vec![i64::from(row.stuck.is_some()).into()];
-        rows.put(key, &row, fields)
+        rows.put(key, row, fields)
     }
 }
 

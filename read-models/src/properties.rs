@@ -43,7 +43,7 @@ impl PropertyStatus {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 struct Row {
     /// The property's sequence.
     version: u64,
@@ -114,7 +114,7 @@ impl ReadModel for Properties {
             row.status.as_str().into(),
             row.registered.address.country.clone().into(),
         ];
-        rows.put(key, &row, fields)
+        rows.put(key, row, fields)
     }
 }
 

@@ -26,7 +26,7 @@ pub static SPEC: ModelSpec = ModelSpec {
 
 pub struct Reports;
 
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Row {
     report_id: ReportId,
     kind: ReportKind,
@@ -173,7 +173,7 @@ impl ReadModel for Reports {
         };
         row.version = event.sequence;
         let fields = vec![row.state.as_str().into(), row.kind.as_str().into(), row.requested_by.to_string().into()];
-        rows.put(key, &row, fields)
+        rows.put(key, row, fields)
     }
 }
 

@@ -1,29 +1,81 @@
-//! The working set of a fold.
+//! The working set of a fold. A leader keeps it from batch to batch, so that a row is read from the store once and decoded once;
+//! documents are written out once a batch, however many events changed them.
 
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ports::{Error, FieldValue, Result, RowChange};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
+/// Rows kept weigh at most about so much; beyond it only those of the last batch stay.
+const KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What a row takes beside its document, roughly.
+const ROW_BYTES: usize = 128;
+
 /// Rows as they are after the events folded so far, what of them changed, and which tags that touches.
 #[derive(Default)]
 pub struct Rows {
-    current: HashMap<String, Option<Value>>,
+    current: HashMap<String, Slot>,
+    /// Of `current`, by the documents as they were last seen.
+    bytes: usize,
     /// The fields of rows that are put; `None` for those that are deleted.
     changed: BTreeMap<String, Option<Vec<FieldValue>>>,
     tags: BTreeSet<String>,
+}
+
+struct Slot {
+    row: Row,
+    bytes: usize,
+}
+
+enum Row {
+    Absent,
+    /// As the store has it, not looked at yet.
+    Stored(Value),
+    Folded(Box<dyn Document>),
+}
+
+/// A row as its model knows it.
+trait Document: Any + Send + Sync {
+    fn as_any(&self) -> &dyn Any;
+    fn to_value(&self) -> serde_json::Result<Value>;
+}
+
+impl<T: Any + Send + Sync + Serialize> Document for T {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn to_value(&self) -> serde_json::Result<Value> {
+        serde_json::to_value(self)
+    }
+}
+
+impl Row {
+    fn is<T: Document + PartialEq>(&self, key: &str, doc: &T) -> Result<bool> {
+        Ok(match self {
+            Self::Absent => false,
+            Self::Stored(stored) => *stored == doc.to_value().map_err(|error| unwritable(key, &error))?,
+            Self::Folded(folded) => (**folded).as_any().downcast_ref::<T>().is_some_and(|folded| folded == doc),
+        })
+    }
 }
 
 impl Rows {
     /// The tag of everything in a model that is not one row: its lists.
     pub const COLLECTION: &'static str = "*";
 
-    /// Makes stored rows known; a key that is not in `stored` has no row.
+    /// Makes stored rows known; a key that is not in `stored` has no row. What is known already stays as it is.
     pub fn load(&mut self, keys: &[String], mut stored: HashMap<String, Value>) {
         for key in keys {
-            let row = stored.remove(key);
-            self.current.entry(key.clone()).or_insert(row);
+            if self.knows(key) {
+                continue;
+            }
+            let doc = stored.remove(key);
+            let bytes = ROW_BYTES + key.len() + doc.as_ref().map_or(0, weight);
+            self.bytes += bytes;
+            self.current.insert(key.clone(), Slot { row: doc.map_or(Row::Absent, Row::Stored), bytes });
         }
     }
 
@@ -32,52 +84,136 @@ impl Rows {
     }
 
     /// The row, or `None` when there is none. A row that was not named by `ReadModel::keys` is an error in the model.
-    pub fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
-        match self.current.get(key) {
-            None => Err(Error::corrupt(format!("row {key} was read but not named by the model's keys"))),
-            Some(None) => Ok(None),
-            Some(Some(doc)) => T::deserialize(doc)
-                .map(Some)
-                .map_err(|error| Error::corrupt(format!("row {key} cannot be read by this fold version: {error}"))),
-        }
+    pub fn get<T>(&mut self, key: &str) -> Result<Option<T>>
+    where
+        T: Any + Send + Sync + Clone + Serialize + DeserializeOwned,
+    {
+        let unreadable = |error| Error::corrupt(format!("row {key} cannot be read by this fold version: {error}"));
+        let slot = self
+            .current
+            .get_mut(key)
+            .ok_or_else(|| Error::corrupt(format!("row {key} was read but not named by the model's keys")))?;
+        let doc = match &slot.row {
+            Row::Absent => return Ok(None),
+            Row::Stored(stored) => T::deserialize(stored).map_err(unreadable)?,
+            Row::Folded(folded) => match (**folded).as_any().downcast_ref::<T>() {
+                Some(doc) => return Ok(Some(doc.clone())),
+                None => T::deserialize(folded.to_value().map_err(unreadable)?).map_err(unreadable)?,
+            },
+        };
+        slot.row = Row::Folded(Box::new(doc.clone()));
+        Ok(Some(doc))
     }
 
     /// Inserts or replaces a row; marks its key and the collection as changed. A row equal to the stored one changes nothing.
-    pub fn put<T: Serialize>(&mut self, key: &str, doc: &T, fields: Vec<FieldValue>) -> Result<()> {
+    pub fn put<T>(&mut self, key: &str, doc: T, fields: Vec<FieldValue>) -> Result<()>
+    where
+        T: Any + Send + Sync + PartialEq + Serialize,
+    {
         self.put_tagged(key, doc, fields, &[key, Self::COLLECTION])
     }
 
     /// The same with tags of the model's own choice (for rows that are only read in groups).
-    pub fn put_tagged<T: Serialize>(&mut self, key: &str, doc: &T, fields: Vec<FieldValue>, tags: &[&str]) -> Result<()> {
-        let doc =
-            serde_json::to_value(doc).map_err(|error| Error::corrupt(format!("row {key} cannot be written: {error}")))?;
-        if self.current.get(key).is_some_and(|current| current.as_ref() == Some(&doc)) {
+    pub fn put_tagged<T>(&mut self, key: &str, doc: T, fields: Vec<FieldValue>, tags: &[&str]) -> Result<()>
+    where
+        T: Any + Send + Sync + PartialEq + Serialize,
+    {
+        if let Some(slot) = self.current.get(key)
+            && slot.row.is(key, &doc)?
+        {
             return Ok(());
         }
-        self.current.insert(key.to_owned(), Some(doc));
-        self.changed.insert(key.to_owned(), Some(fields));
+        self.replace(key, Row::Folded(Box::new(doc)));
+        self.change(key, Some(fields), tags);
+        Ok(())
+    }
+
+    pub fn delete(&mut self, key: &str) {
+        if matches!(self.current.get(key), Some(Slot { row: Row::Absent, .. })) {
+            return;
+        }
+        self.replace(key, Row::Absent);
+        self.change(key, None, &[key, Self::COLLECTION]);
+    }
+
+    /// Rows that [`Self::take_changes`] would answer.
+    pub fn changed(&self) -> usize {
+        self.changed.len()
+    }
+
+    /// Whether rows that are only kept should be let go: the next [`Self::take_changes`] does it.
+    pub fn is_full(&self) -> bool {
+        self.bytes > KEPT_BYTES_MAX
+    }
+
+    /// What changed since the last time, and the tags of it. The rows stay known: whoever calls this writes the changes, and
+    /// throws everything away when that fails.
+    pub fn take_changes(&mut self) -> Result<(Vec<RowChange>, BTreeSet<String>)> {
+        let mut changes = Vec::with_capacity(self.changed.len());
+        for (key, fields) in std::mem::take(&mut self.changed) {
+            changes.push(match (fields, self.current.get_mut(&key)) {
+                (Some(fields), Some(slot @ Slot { row: Row::Folded(_), .. })) => {
+                    let Row::Folded(folded) = &slot.row else { continue };
+                    let doc = folded.to_value().map_err(|error| unwritable(&key, &error))?;
+                    let bytes = ROW_BYTES + key.len() + weight(&doc);
+                    self.bytes = self.bytes - slot.bytes + bytes;
+                    slot.bytes = bytes;
+                    RowChange::Put { key, doc, fields }
+                }
+                _ => RowChange::Delete { key },
+            });
+        }
+        if self.is_full() {
+            self.keep_only(&changes);
+        }
+        Ok((changes, std::mem::take(&mut self.tags)))
+    }
+
+    /// The store may not have these yet, so they must not be read from it.
+    fn keep_only(&mut self, changes: &[RowChange]) {
+        let mut all = std::mem::take(&mut self.current);
+        let kept = changes.iter().filter_map(|change| all.remove_entry(change.key()));
+        self.current = kept.collect();
+        self.bytes = self.current.values().map(|slot| slot.bytes).sum();
+    }
+
+    fn replace(&mut self, key: &str, row: Row) {
+        match self.current.get_mut(key) {
+            Some(slot) => slot.row = row,
+            None => {
+                let bytes = ROW_BYTES + key.len();
+                self.bytes += bytes;
+                self.current.insert(key.to_owned(), Slot { row, bytes });
+            }
+        }
+    }
+
+    fn change(&mut self, key: &str, fields: Option<Vec<FieldValue>>, tags: &[&str]) {
+        match self.changed.get_mut(key) {
+            Some(known) => *known = fields,
+            None => drop(self.changed.insert(key.to_owned(), fields)),
+        }
         for tag in tags {
             if !self.tags.contains(*tag) {
                 self.tags.insert((*tag).to_owned());
             }
         }
-        Ok(())
-    }
-
-    pub fn delete(&mut self, key: &str) {
-        if matches!(self.current.get(key), Some(None)) {
-            return;
-        }
-        self.current.insert(key.to_owned(), None);
-        self.changed.insert(key.to_owned(), None);
-        self.tags.extend([key.to_owned(), Self::COLLECTION.to_owned()]);
-    }
-
-    pub fn into_changes(mut self) -> (Vec<RowChange>, BTreeSet<String>) {
-        let change = |(key, fields): (String, Option<Vec<FieldValue>>)| match (fields, self.current.remove(&key).flatten()) {
-            (Some(fields), Some(doc)) => RowChange::Put { key, doc, fields },
-            _ => RowChange::Delete { key },
-        };
-        (self.changed.into_iter().map(change).collect(), self.tags)
     }
 }
+
+fn unwritable(key: &str, error: &serde_json::Error) -> Error {
+    Error::corrupt(format!("row {key} cannot be written: {error}"))
+}
+
+/// About the memory that a document takes.
+fn weight(doc: &Value) -> usize {
+    match doc {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 16,
+        Value::String(text) => 24 + text.len(),
+        Value::Array(items) => 24 + items.iter().map(weight).sum::<usize>(),
+        Value::Object(entries) => 24 + entries.iter().map(|(name, value)| 48 + name.len() + weight(value)).sum::<usize>(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

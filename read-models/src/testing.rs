@@ -64,7 +64,7 @@ impl Shelf {
             let known = keys.iter().filter_map(|key| Some((key.clone(), stored.get(key)?.0.clone()))).collect();
             rows.load(&keys, known);
             model.fold(event, &mut rows).expect("a fold");
-            for change in rows.into_changes().0 {
+            for change in rows.take_changes().expect("changes").0 {
                 match change {
                     RowChange::Put { key, doc, fields } => {
                         assert_eq!(fields.len(), spec.fields.len(), "one value a field");

@@ -14,7 +14,7 @@ pub static SPEC: ModelSpec = ModelSpec { name: "unit_calendar", fold_version: 1,
 
 pub struct UnitCalendar;
 
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Row {
     calendar: Calendar,
 }
@@ -38,7 +38,7 @@ impl ReadModel for UnitCalendar {
         let key = &event.stream.id;
         let mut row: Row = rows.get(key)?.unwrap_or_default();
         row.calendar.apply(&event.decode::<UnitEvent>()?);
-        rows.put(key, &row, vec![])
+        rows.put(key, row, vec![])
     }
 }
 

@@ -27,7 +27,7 @@ pub static SPEC: ModelSpec = ModelSpec {
 
 pub struct Units;
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 struct Row {
     unit_id: UnitId,
     /// The unit's sequence.
@@ -84,7 +84,7 @@ impl ReadModel for Units {
             UnitStatus::of(&row.unit).as_str().into(),
             i64::from(row.unit.listing().is_some()).into(),
         ];
-        rows.put(key, &row, fields)
+        rows.put(key, row, fields)
     }
 }
 

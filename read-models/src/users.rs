@@ -20,7 +20,7 @@ pub static SPEC: ModelSpec = ModelSpec {
 
 pub struct Users;
 
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 struct Row {
     user_id: UserId,
     username: String,
@@ -109,7 +109,7 @@ impl ReadModel for Users {
             (None, _) => return Err(Error::corrupt(format!("user {key} does not begin with the registration"))),
         };
         let fields = vec![row.username.clone().into(), row.status().as_str().into()];
-        rows.put(key, &row, fields)
+        rows.put(key, row, fields)
     }
 }
 

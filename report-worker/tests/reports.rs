@@ -104,7 +104,7 @@ impl Books {
                 let mut rows = Rows::default();
                 rows.load(&keys, self.views.rows(spec, claim.generation, &keys).await.expect("rows"));
                 model.fold(&event, &mut rows).expect("folded");
-                let (changes, tags) = rows.into_changes();
+                let (changes, tags) = rows.take_changes().expect("changes");
                 let incarnation = log.head().await.expect("a head").incarnation;
                 let to = Checkpoint { incarnation, position: event.position, event_id: Some(event.event_id) };
                 let batch = ViewBatch { spec, generation: claim.generation, term: claim.term, from, to, changes, tags };

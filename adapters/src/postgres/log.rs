@@ -5,11 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use async_trait::async_trait;
 use cqrs_es::persist::{PersistedEventRepository, SerializedEvent};
 use domain::{Context, StreamId, with_aggregate};
-use ports::{
-    AppendOutcome, AppendRequest, Error, EventLog, KeyRecord, LogHead, Metadata, Position, Recorded, Result, StreamEvents,
-};
+use ports::{AppendOutcome, AppendRequest, Error, EventLog, KeyRecord, LogHead, Position, Recorded, Result, StreamEvents};
 use postgres_es::PostgresEventRepository;
-use serde_json::value::RawValue;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{ConnectOptions, Connection, Decode, PgPool, Postgres, Row, Type};
 use tokio::time::Instant;
@@ -18,15 +15,12 @@ use super::append::{Arrays, outcomes};
 use super::claims::Claims;
 use super::errors::{Call, DEADLINE, map_load, within};
 use super::pool::{PostgresServer, TRUSTED_IDLE, acquire};
+use super::recorded::COLUMNS;
+use super::shelf::Shelf;
 use crate::stored::{READ_MAX, check_batch, check_dense, from_micros, signed, unsigned};
 
 /// As many as an appender has calls under way.
 const WRITERS_KEPT: usize = 2;
-
-const READ: &str = "SELECT position, event_id, aggregate_type, aggregate_id, sequence, event_type, event_version,
-    payload::text AS payload, effective_on::text AS effective_on,
-    (extract(epoch FROM recorded_at) * 1000000)::bigint AS recorded_at, actor, correlation_id, causation_id, traceparent
-    FROM events WHERE position > $1 ORDER BY position LIMIT $2";
 
 const HEAD: &str = "SELECT i.incarnation, e.position, e.event_id, e.recorded_at
     FROM log_incarnation i LEFT JOIN LATERAL (
@@ -41,6 +35,8 @@ pub struct PostgresLog {
     what: String,
     server: PostgresServer,
     connected: RwLock<Arc<Connected>>,
+    /// For what followers ask all the time.
+    readers: Shelf,
     /// Connections that only append, and since when each is idle. Not the pool's: sqlx asks a connection whether it lives each
     /// time it goes back, which would double the round trips of a commit.
     writers: Mutex<Vec<(PgConnection, Instant)>>,
@@ -67,6 +63,7 @@ impl PostgresLog {
             context,
             claims: Claims::new(what.clone(), server.options(&server.log_database(context))),
             connected: RwLock::new(Connected::lazily(server, context)),
+            readers: server.log_shelf(context, &what),
             writers: Mutex::default(),
             server: server.clone(),
             what,
@@ -126,28 +123,8 @@ impl PostgresLog {
         Error::corrupt(format!("{}: {error}", self.what))
     }
 
-    pub(super) fn recorded(&self, row: &PgRow) -> Result<Recorded> {
-        let position: i64 = self.column(row, "position")?;
-        let broken = |detail: String| Error::corrupt(format!("{} at position {position}: {detail}", self.what));
-        let kind = self.column::<&str>(row, "aggregate_type")?.parse().map_err(broken)?;
-        let effective_on: &str = self.column(row, "effective_on")?;
-        Ok(Recorded {
-            position: unsigned(position)?,
-            event_id: self.column(row, "event_id")?,
-            stream: StreamId::new(kind, self.column::<String>(row, "aggregate_id")?),
-            sequence: unsigned(self.column(row, "sequence")?)?,
-            event_type: self.column(row, "event_type")?,
-            event_version: self.column(row, "event_version")?,
-            payload: RawValue::from_string(self.column(row, "payload")?).map_err(|error| broken(error.to_string()))?,
-            effective_on: effective_on.parse().map_err(|error: jiff::Error| broken(error.to_string()))?,
-            recorded_at: from_micros(self.column(row, "recorded_at")?)?,
-            metadata: Metadata {
-                actor: self.column(row, "actor")?,
-                correlation_id: self.column(row, "correlation_id")?,
-                causation_id: self.column(row, "causation_id")?,
-                traceparent: self.column(row, "traceparent")?,
-            },
-        })
+    pub(super) fn what(&self) -> &str {
+        &self.what
     }
 }
 
@@ -199,15 +176,16 @@ impl EventLog for PostgresLog {
     }
 
     async fn read(&self, after: Position, limit: usize) -> Result<Vec<Recorded>> {
-        let query = sqlx::query(READ).bind(signed(after)?).bind(limit.min(READ_MAX) as i64);
-        let rows = self.run(Call::Read, async |connection| query.fetch_all(connection).await).await?;
+        let sql = format!("SELECT {COLUMNS} FROM events WHERE position > $1 ORDER BY position LIMIT $2");
+        let query = sqlx::query(&sql).bind(signed(after)?).bind(limit.min(READ_MAX) as i64);
+        let rows = self.readers.run(Call::Read, async |connection| query.fetch_all(connection).await).await?;
         let events = rows.iter().map(|row| self.recorded(row)).collect::<Result<Vec<_>>>()?;
         check_dense(self.context, after, &events)?;
         Ok(events)
     }
 
     async fn head(&self) -> Result<LogHead> {
-        let row = self.run(Call::Read, async |connection| sqlx::query(HEAD).fetch_one(connection).await).await?;
+        let row = self.readers.run(Call::Read, async |connection| sqlx::query(HEAD).fetch_one(connection).await).await?;
         Ok(LogHead {
             incarnation: self.column(&row, "incarnation")?,
             position: unsigned(self.column::<Option<i64>>(&row, "position")?.unwrap_or(0))?,

@@ -9,16 +9,18 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgPool, Postgres};
 
 use super::errors::{Call, map};
+use super::shelf::Shelf;
 use crate::address::host_and_port;
 
 /// The database of all read models.
 pub const VIEWS_DATABASE: &str = "views_db";
 
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection idle for longer is asked whether it still lives before it is used.
 pub(super) const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const DEFAULT_CONNECTIONS: u32 = 4;
+const LOG_READERS: u32 = 2;
 
 /// A server and who we are there.
 #[derive(Clone)]
@@ -56,7 +58,8 @@ impl PostgresServer {
         self
     }
 
-    /// The most connections that each pool (one a log, one for the views) holds; 4 unless set.
+    /// The most connections that each pool (one a log) and each shelf of the views (one for what is always the same, one for
+    /// queries) holds; 4 unless set.
     pub fn with_connections(mut self, connections: u32) -> Self {
         self.connections = connections;
         self
@@ -93,20 +96,11 @@ impl PostgresServer {
     /// For a log, whose few statements are prepared once and always go through an index: their plans are kept, and made
     /// without regard to how small the tables were then.
     pub(super) fn log_options(&self, context: Context) -> PgConnectOptions {
-        let options = self.options(&self.log_database(context));
-        options.options([("enable_seqscan", "off"), ("plan_cache_mode", "force_generic_plan")])
-    }
-
-    pub(super) fn log_pool(&self, context: Context) -> PgPool {
-        self.pool_of(self.log_options(context))
-    }
-
-    pub(super) fn pool(&self, database: &str) -> PgPool {
-        self.pool_of(self.options(database))
+        kept_plans(self.options(&self.log_database(context)))
     }
 
     /// Needs a runtime, connects at the first use.
-    fn pool_of(&self, options: PgConnectOptions) -> PgPool {
+    pub(super) fn log_pool(&self, context: Context) -> PgPool {
         PgPoolOptions::new()
             .max_connections(self.connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -120,8 +114,28 @@ impl PostgresServer {
                     Ok(true)
                 })
             })
-            .connect_lazy_with(options)
+            .connect_lazy_with(self.log_options(context))
     }
+
+    /// For reading a log: by the tailer, and ahead of who catches up.
+    pub(super) fn log_shelf(&self, context: Context, what: &str) -> Shelf {
+        Shelf::new(what, self.log_options(context), LOG_READERS)
+    }
+
+    /// For statements on the views that are the same each time, planned once like a log's.
+    pub(super) fn views_shelf(&self, what: &str) -> Shelf {
+        Shelf::new(what, kept_plans(self.options(&self.views_database())), self.connections)
+    }
+
+    /// For queries whose plan depends on what is asked for.
+    pub(super) fn query_shelf(&self, what: &str) -> Shelf {
+        Shelf::new(what, self.options(&self.views_database()), self.connections)
+    }
+}
+
+/// Whatever the values: through an index, however small the table is now.
+fn kept_plans(options: PgConnectOptions) -> PgConnectOptions {
+    options.options([("enable_seqscan", "off"), ("plan_cache_mode", "force_generic_plan")])
 }
 
 impl std::fmt::Debug for PostgresServer {

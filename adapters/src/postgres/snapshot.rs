@@ -5,12 +5,11 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use ports::{Checkpoint, Error, ModelHead, Result, Row, Select, ViewSnapshot};
 use serde_json::Value;
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{PgPool, Postgres, Row as _};
+use sqlx::{Postgres, Row as _};
 
 use super::errors::{Call, within};
-use super::pool::acquire;
+use super::shelf::{Shelf, Taken};
 use super::views::WHAT;
 use crate::keyset::{Bind, Dialect, build, table};
 use crate::stored::unsigned;
@@ -21,7 +20,7 @@ pub(super) const HEADS: &str =
 
 pub(super) struct PostgresSnapshot {
     /// With an open transaction; `None` only while being dropped.
-    connection: Option<PoolConnection<Postgres>>,
+    connection: Option<Taken>,
     /// A call failed: the connection may still be busy with it.
     broken: bool,
     /// Heads seen so far: they cannot change within the transaction.
@@ -40,8 +39,8 @@ impl Dialect for PostgresDialect {
 }
 
 impl PostgresSnapshot {
-    pub(super) async fn begin(pool: &PgPool) -> Result<Self> {
-        let connection = acquire(pool, WHAT).await?;
+    pub(super) async fn begin(shelf: &Shelf) -> Result<Self> {
+        let connection = shelf.take().await?;
         let mut snapshot = Self { connection: Some(connection), broken: false, heads: HashMap::new() };
         let begin = sqlx::query("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
         snapshot.run(async |connection| begin.execute(connection).await).await?;
@@ -75,13 +74,12 @@ impl Drop for PostgresSnapshot {
     fn drop(&mut self) {
         let Some(mut connection) = self.connection.take() else { return };
         if self.broken {
-            connection.close_on_drop();
             return;
         }
         tokio::spawn(async move {
             let ended = within(WHAT, Call::Read, sqlx::query("ROLLBACK").execute(&mut *connection)).await;
-            if ended.is_err() {
-                connection.close_on_drop();
+            if ended.is_ok() {
+                connection.give_back();
             }
         });
     }

@@ -8,13 +8,14 @@ use ports::{
     ViewSnapshot, ViewStore,
 };
 use serde_json::Value;
-use sqlx::PgPool;
+use sqlx::Executor;
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use super::claims::Claims;
-use super::errors::{Call, within};
-use super::pool::{PostgresServer, acquire};
+use super::errors::Call;
+use super::pool::PostgresServer;
+use super::shelf::Shelf;
 use super::snapshot::{HEADS, PostgresDialect, PostgresSnapshot, bound, column, head_of};
 use crate::keyset::{Query, build, column as field_column, index_columns, shape, table};
 use crate::stored::{signed, unsigned};
@@ -22,11 +23,17 @@ use crate::views::{CHANGES_KEPT, TRIM_EVERY, another_fold, another_shape, check_
 
 pub(super) const WHAT: &str = "the view store";
 
+const MOVE_ON: &str = "UPDATE view_heads SET incarnation = $5, position = $6, event_id = $7
+    WHERE model = $1 AND generation = $2 AND term = $3 AND position = $4 RETURNING revision";
+
 /// Change rows answered at most by one call.
 const CHANGES_MAX: usize = 10_000;
 
 pub struct PostgresViews {
-    pool: PgPool,
+    /// For the steps of projections and the change feed.
+    kept: Shelf,
+    /// For whatever is planned by its values, and what is rare.
+    queries: Shelf,
     claims: Claims,
     #[cfg(feature = "seeded-bugs")]
     bug: Option<super::seeded::SeededBug>,
@@ -37,7 +44,8 @@ impl PostgresViews {
     pub fn connect(server: &PostgresServer) -> Self {
         let database = server.views_database();
         Self {
-            pool: server.pool(&database),
+            kept: server.views_shelf(WHAT),
+            queries: server.query_shelf(WHAT),
             claims: Claims::new(WHAT.to_owned(), server.options(&database)),
             #[cfg(feature = "seeded-bugs")]
             bug: server.bug,
@@ -48,24 +56,36 @@ impl PostgresViews {
     pub async fn plan(&self, select: &Select) -> Result<Value> {
         let sql = format!("{HEADS} AND model = $1");
         let head = sqlx::query(&sql).bind(select.model);
-        let head = self.run(Call::Read, async |connection| head.fetch_one(connection).await).await?;
+        let head = self.queries.run(Call::Read, async |connection| head.fetch_one(connection).await).await?;
         let Query { sql, binds } = build::<PostgresDialect>(select, head_of(&head)?.generation)?;
         let sql = format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}");
         let query = bound(&sql, binds);
-        let row = self.run(Call::Read, async |connection| query.fetch_one(connection).await).await?;
+        let row = self.queries.run(Call::Read, async |connection| query.fetch_one(connection).await).await?;
         column(&row, "QUERY PLAN")
     }
 
-    async fn run<T>(&self, call: Call, work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>) -> Result<T> {
-        let mut connection = acquire(&self.pool, WHAT).await?;
-        let answer = within(WHAT, call, work(&mut connection)).await;
-        if matches!(answer, Err(Error::Unavailable { .. } | Error::UnknownOutcome { .. })) {
-            connection.close_on_drop();
+    async fn apply_at_once(&self, batch: &ViewBatch<'_>) -> Result<u64> {
+        match batch.tags.is_empty() {
+            true => self.move_on(batch).await,
+            false => self.change(batch).await,
         }
-        answer
     }
 
-    async fn apply_at_once(&self, batch: &ViewBatch<'_>) -> Result<u64> {
+    /// A batch that changes nothing.
+    async fn move_on(&self, batch: &ViewBatch<'_>) -> Result<u64> {
+        let query = sqlx::query_scalar::<_, i64>(MOVE_ON)
+            .bind(batch.spec.name)
+            .bind(signed(batch.generation)?)
+            .bind(signed(batch.term)?)
+            .bind(signed(batch.from)?)
+            .bind(batch.to.incarnation)
+            .bind(signed(batch.to.position)?)
+            .bind(batch.to.event_id);
+        let revision = self.kept.run(Call::Write, async |connection| query.fetch_optional(connection).await).await?;
+        unsigned(revision.ok_or_else(|| moved(batch))?)
+    }
+
+    async fn change(&self, batch: &ViewBatch<'_>) -> Result<u64> {
         let columns = Columns::of(batch.spec, &batch.changes);
         let sql = application(batch.spec, batch.generation)?;
         let tags: Vec<&str> = batch.tags.iter().map(String::as_str).collect();
@@ -77,7 +97,6 @@ impl PostgresViews {
             .bind(batch.to.incarnation)
             .bind(signed(batch.to.position)?)
             .bind(batch.to.event_id)
-            .bind(i64::from(!tags.is_empty()))
             .bind(tags)
             .bind(columns.deleted)
             .bind(columns.keys)
@@ -88,7 +107,7 @@ impl PostgresViews {
                 FieldColumn::Int(values) => query.bind(values),
             };
         }
-        let revision = self.run(Call::Write, async |connection| query.fetch_optional(connection).await).await?;
+        let revision = self.kept.run(Call::Write, async |connection| query.fetch_optional(connection).await).await?;
         unsigned(revision.ok_or_else(|| moved(batch))?)
     }
 }
@@ -123,7 +142,7 @@ fn creation(spec: &ModelSpec, generation: u64) -> Result<String> {
 fn application(spec: &ModelSpec, generation: u64) -> Result<String> {
     let table = table(spec.name, generation)?;
     let (mut names, mut params, mut updates) = (String::new(), String::new(), String::new());
-    for (field, n) in spec.fields.iter().zip(13..) {
+    for (field, n) in spec.fields.iter().zip(12..) {
         let name = field_column(field.name)?;
         let array = match field.kind {
             FieldKind::Text => "text[]",
@@ -136,22 +155,22 @@ fn application(spec: &ModelSpec, generation: u64) -> Result<String> {
     Ok(format!(
         "WITH head AS (
             UPDATE view_heads SET incarnation = $5, position = $6, event_id = $7,
-                   revision = revision + $8,
-                   oldest_change = CASE WHEN (revision + $8) % {TRIM_EVERY} = 0
-                        THEN greatest(oldest_change, revision + $8 - {CHANGES_KEPT} + 1) ELSE oldest_change END
+                   revision = revision + 1,
+                   oldest_change = CASE WHEN (revision + 1) % {TRIM_EVERY} = 0
+                        THEN greatest(oldest_change, revision + 1 - {CHANGES_KEPT} + 1) ELSE oldest_change END
              WHERE model = $1 AND generation = $2 AND term = $3 AND position = $4
             RETURNING revision, oldest_change
          ), changed AS (
             INSERT INTO view_changes (model, generation, revision, tags)
-            SELECT $1, $2, revision, $9::text[] FROM head WHERE $8 = 1
+            SELECT $1, $2, revision, $8::text[] FROM head
          ), trimmed AS (
             DELETE FROM view_changes v USING head
              WHERE head.revision % {TRIM_EVERY} = 0 AND v.model = $1 AND v.generation = $2 AND v.revision < head.oldest_change
          ), gone AS (
-            DELETE FROM {table} t USING head WHERE t.key = ANY($10::text[])
+            DELETE FROM {table} t USING head WHERE t.key = ANY($9::text[])
          ), put AS (
             INSERT INTO {table} (key, doc{names})
-            SELECT r.* FROM head, unnest($11::text[], $12::json[]{params}) r
+            SELECT r.* FROM head, unnest($10::text[], $11::json[]{params}) r
             ON CONFLICT (key) DO UPDATE SET doc = excluded.doc{updates}
          )
          SELECT revision FROM head"
@@ -220,14 +239,14 @@ impl ViewStore for PostgresViews {
         if complete {
             return Ok(());
         }
-        let mut connection = acquire(&self.pool, WHAT).await?;
-        let work = sqlx::Executor::execute(&mut *connection, sqlx::raw_sql(&script));
-        within(WHAT, Call::Write, work).await.map(drop)
+        let run = async |connection: &mut PgConnection| connection.execute(sqlx::raw_sql(&script)).await;
+        self.queries.run(Call::Write, run).await.map(drop)
     }
 
     async fn claim(&self, spec: &'static ModelSpec) -> Result<Option<Claim>> {
         let sql = "SELECT fold_version, shape FROM view_heads WHERE live AND model = $1";
         let row = self
+            .queries
             .run(Call::Read, async |connection| sqlx::query(sql).bind(spec.name).fetch_optional(connection).await)
             .await?
             .ok_or_else(|| Error::NotFound(format!("a live generation of {}", spec.name)))?;
@@ -244,8 +263,10 @@ impl ViewStore for PostgresViews {
         }
         let sql = "UPDATE view_heads SET term = term + 1 WHERE live AND model = $1
             RETURNING model, generation, fold_version, term, revision, oldest_change, incarnation, position, event_id";
-        let row =
-            self.run(Call::Write, async |connection| sqlx::query(sql).bind(spec.name).fetch_one(connection).await).await?;
+        let row = self
+            .queries
+            .run(Call::Write, async |connection| sqlx::query(sql).bind(spec.name).fetch_one(connection).await)
+            .await?;
         let head = head_of(&row)?;
         Ok(Some(Claim {
             generation: head.generation,
@@ -260,7 +281,8 @@ impl ViewStore for PostgresViews {
             return Ok(HashMap::new());
         }
         let sql = format!("SELECT key, doc FROM {} WHERE key = ANY($1)", table(spec.name, generation)?);
-        let rows = self.run(Call::Read, async |connection| sqlx::query(&sql).bind(keys).fetch_all(connection).await).await?;
+        let rows =
+            self.kept.run(Call::Read, async |connection| sqlx::query(&sql).bind(keys).fetch_all(connection).await).await?;
         rows.iter().map(|row| Ok((column(row, "key")?, column(row, "doc")?))).collect()
     }
 
@@ -276,7 +298,7 @@ impl ViewStore for PostgresViews {
     }
 
     async fn heads(&self) -> Result<Vec<ModelHead>> {
-        let rows = self.run(Call::Read, async |connection| sqlx::query(HEADS).fetch_all(connection).await).await?;
+        let rows = self.kept.run(Call::Read, async |connection| sqlx::query(HEADS).fetch_all(connection).await).await?;
         rows.iter().map(head_of).collect()
     }
 
@@ -289,13 +311,13 @@ impl ViewStore for PostgresViews {
         .bind(signed(generation)?)
         .bind(signed(after)?)
         .bind(limit.min(CHANGES_MAX) as i64);
-        let rows = self.run(Call::Read, async |connection| query.fetch_all(connection).await).await?;
+        let rows = self.kept.run(Call::Read, async |connection| query.fetch_all(connection).await).await?;
         rows.iter()
             .map(|row| Ok(ViewChange { revision: unsigned(column(row, "revision")?)?, tags: column(row, "tags")? }))
             .collect()
     }
 
     async fn snapshot(&self) -> Result<Box<dyn ViewSnapshot>> {
-        Ok(Box::new(PostgresSnapshot::begin(&self.pool).await?))
+        Ok(Box::new(PostgresSnapshot::begin(&self.queries).await?))
     }
 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domain::reports::ReportKind;
 use domain::{AggregateKind, Context, StreamId};
-use ports::{AppendRequest, Error, Metadata, NewEvent, OrderBy, Result, Select, StreamAppend};
-use projector::{Config, HotCollections, Kind};
-use serde_json::Value;
+use ports::{AppendRequest, Error, Metadata, NewEvent, OrderBy, Result, RowChange, Select, StreamAppend, ViewBatch};
+use projector::{Config, HotCollections, Kind, State};
+use read_models::ReadModel;
 use serde_json::value::to_raw_value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::support::{Process, Trace, Traced, World, draft, request_report, send, started_unit, until};
@@ -73,14 +74,14 @@ async fn stopping_killing_and_failing_anywhere_and_resuming_gives_the_same_rows(
 async fn a_model_far_behind_catches_up_with_every_event() {
     let world = World::new();
     // More than two stretches of the past, the ring and the tail of a live batch.
-    reports(&world, 5_300).await;
+    reports(&world, 8_300).await;
     let process = world.start(vec![&read_models::reports::Reports, Trace::over(Context::Legal, "trace")]);
-    until("all folded", || async { process.follower("reports").position == 5_300 }).await;
+    until("all folded", || async { process.follower("reports").position == 8_300 }).await;
     reports(&world, 3).await;
-    until("the rest too", || async { process.follower("reports").position == 5_303 }).await;
+    until("the rest too", || async { process.follower("reports").position == 8_303 }).await;
     let mut snapshot = world.views.inner.snapshot().await.expect("a snapshot");
     let select = Select { model: "reports", filters: vec![], order: OrderBy::KEY, after: None, limit: 10_000 };
-    assert_eq!(snapshot.select(&select).await.expect("rows").len(), 5_303);
+    assert_eq!(snapshot.select(&select).await.expect("rows").len(), 8_303);
     process.stop().await;
 }
 
@@ -144,6 +145,80 @@ async fn the_views_of_a_troubled_life_equal_a_fresh_fold() {
     let process = fresh.start(read_models::all());
     all_folded(&fresh, &process).await;
     assert_eq!(all_rows(&fresh).await, lived);
+    process.stop().await;
+}
+
+async fn running(process: &Process, name: &str) {
+    until("running", || async { process.follower(name).state == State::Running }).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_event_after_a_pause_is_folded_at_once_and_a_steady_stream_in_batches() {
+    let world = World::new();
+    let process = world.start(vec![Trace::over(Context::Reports, "trace")]);
+    running(&process, "trace").await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let before = world.views.commits.load(Ordering::SeqCst);
+    reports(&world, 1).await;
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(folded(&world, "trace").await, [1]);
+    let began = tokio::time::Instant::now();
+    for _ in 0..200 {
+        reports(&world, 1).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    until("all folded", || async { process.follower("trace").position == 201 }).await;
+    let (took, commits) = (began.elapsed(), world.views.commits.load(Ordering::SeqCst) - before);
+    assert_eq!(folded(&world, "trace").await, (1..=201).collect::<Vec<u64>>());
+    assert!(commits <= 2 + took.as_millis() as u64 / 5, "{commits} commits in {} ms", took.as_millis());
+    process.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_while_a_batch_is_written_goes_together_into_the_next() {
+    let world = World::new();
+    let config = Config {
+        models: vec![Trace::over(Context::Reports, "trace")],
+        delay: Duration::from_millis(500),
+        ..Config::default()
+    };
+    let process = world.start_with(config, None);
+    running(&process, "trace").await;
+    reports(&world, 1).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    for _ in 0..30 {
+        reports(&world, 1).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    until("all folded", || async { process.follower("trace").position == 31 }).await;
+    assert_eq!(world.views.commits.load(Ordering::SeqCst), 2);
+    assert_eq!(folded(&world, "trace").await, (1..=31).collect::<Vec<u64>>());
+    process.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_that_a_leader_knows_do_not_outlive_its_term() {
+    let world = World::new();
+    let model = Trace::over(Context::Reports, "trace");
+    let process = world.start(vec![model]);
+    reports(&world, 1).await;
+    until("folded", || async { process.follower("trace").position == 1 }).await;
+    // Another process leads for a moment and leaves the row as nobody here has seen it.
+    let claim = world.views.inner.claim(model.spec()).await.expect("answered").expect("free");
+    let change = RowChange::Put { key: "all".into(), doc: json!({"positions": [100]}), fields: vec![] };
+    let batch = ViewBatch {
+        spec: model.spec(),
+        generation: claim.generation,
+        term: claim.term,
+        from: 1,
+        to: claim.checkpoint,
+        changes: vec![change],
+        tags: ["all".to_owned()].into(),
+    };
+    world.views.inner.apply(&batch).await.expect("applied");
+    reports(&world, 1).await;
+    until("folded again", || async { process.follower("trace").position == 2 }).await;
+    assert_eq!(folded(&world, "trace").await, [100, 2]);
     process.stop().await;
 }
 

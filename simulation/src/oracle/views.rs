@@ -36,7 +36,7 @@ fn fold(model: &dyn ReadModel, event: &Recorded, docs: &mut Docs) -> ports::Resu
     let mut rows = Rows::default();
     rows.load(&keys, stored);
     model.fold(event, &mut rows)?;
-    for change in rows.into_changes().0 {
+    for change in rows.take_changes()?.0 {
         match change {
             RowChange::Put { key, doc, .. } => drop(docs.insert(key, doc)),
             RowChange::Delete { key } => drop(docs.remove(&key)),

@@ -40,7 +40,7 @@ impl ReadModel for Trace {
         for key in ["all", &event.stream.id] {
             let mut positions = Traced::positions(rows.get::<Value>(key)?);
             positions.push(event.position);
-            rows.put(key, &json!({ "positions": positions }), vec![])?;
+            rows.put(key, json!({ "positions": positions }), vec![])?;
             // Between the rows, so that half of the event's work is done when it fails.
             match *self.poison.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) {
                 Some((position, false)) if position == event.position => return Err(Error::corrupt("the test says so")),

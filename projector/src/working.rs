@@ -1,0 +1,148 @@
+//! What a leader has folded: the rows it knows, and what of them the view store does not have yet.
+
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use domain::Timestamp;
+use ports::{Checkpoint, Position, Recorded, Result, RowChange, ViewStore};
+use read_models::{ReadModel, Rows};
+
+use crate::known;
+
+/// Events folded into one batch at most. Of an event only its rows are kept, so this bounds how long a batch may grow while the
+/// one before it is written, not the memory.
+const EVENTS_MAX: usize = 50_000;
+/// Rows written by one batch at most, give or take those of the last events: it bounds the statement, and the tags that a
+/// replica reads at once.
+const ROWS_MAX: usize = 5_000;
+
+/// Lives as long as its leader's term, and ends with any failure to write: its rows are then no longer those of the store.
+pub(crate) struct Working {
+    rows: Rows,
+    /// Everything up to here is folded.
+    to: Checkpoint,
+    /// Folded since the last batch was taken.
+    events: usize,
+    since: Option<Timestamp>,
+}
+
+/// What is to be written as one step.
+pub(crate) struct Taken {
+    pub changes: Vec<RowChange>,
+    pub tags: BTreeSet<String>,
+    pub to: Checkpoint,
+    pub events: usize,
+    /// When the first of the events was recorded.
+    pub since: Option<Timestamp>,
+}
+
+/// Why folding cannot go on, and where.
+pub(crate) struct Poison {
+    pub position: Position,
+    pub reason: String,
+}
+
+impl Working {
+    /// Nothing folded, nothing known.
+    pub(crate) fn at(checkpoint: Checkpoint) -> Self {
+        Self { rows: Rows::default(), to: checkpoint, events: 0, since: None }
+    }
+
+    pub(crate) fn position(&self) -> Position {
+        self.to.position
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.events == 0
+    }
+
+    /// When the oldest event that is folded and not taken was recorded.
+    pub(crate) fn since(&self) -> Option<Timestamp> {
+        self.since
+    }
+
+    pub(crate) fn changes_rows(&self) -> bool {
+        self.rows.changed() > 0
+    }
+
+    /// Whether more may be folded before what is folded is taken.
+    pub(crate) fn has_room(&self) -> bool {
+        self.is_empty() || (self.events < EVENTS_MAX && self.rows.changed() < ROWS_MAX && !self.rows.is_full())
+    }
+
+    /// Folds events that follow each other, from [`Self::position`] on. Rows that are not known yet are read: nothing of them
+    /// is on its way to the store. After a poison the rows may have half of an event in them: they must be thrown away.
+    pub(crate) async fn fold(
+        &mut self,
+        model: &dyn ReadModel,
+        views: &dyn ViewStore,
+        generation: u64,
+        events: &[Arc<Recorded>],
+    ) -> Result<Result<(), Poison>> {
+        let (keys, found) = self.unknown(model, events);
+        if let Err(poison) = found {
+            return Ok(Err(poison));
+        }
+        if !keys.is_empty() {
+            let stored = views.rows(model.spec(), generation, &keys).await?;
+            self.rows.load(&keys, stored);
+        }
+        for event in events {
+            if let Err(reason) = caught(|| model.fold(event, &mut self.rows)) {
+                return Ok(Err(poison(model, event, &reason)));
+            }
+            self.since.get_or_insert(event.recorded_at);
+            self.events += 1;
+            self.to.position = event.position;
+            self.to.event_id = Some(event.event_id);
+        }
+        Ok(Ok(()))
+    }
+
+    /// The rows that the events need and that are not known, unless there is an event that cannot be read.
+    fn unknown(&self, model: &dyn ReadModel, events: &[Arc<Recorded>]) -> (Vec<String>, Result<(), Poison>) {
+        let mut keys = BTreeSet::new();
+        for event in events {
+            let found = match known::check(event) {
+                Ok(()) => caught(|| model.keys(event)),
+                Err(unknown) => Err(unknown),
+            };
+            match found {
+                Ok(found) => keys.extend(found.into_iter().filter(|key| !self.rows.knows(key))),
+                Err(reason) => return (Vec::new(), Err(poison(model, event, &reason))),
+            }
+        }
+        (keys.into_iter().collect(), Ok(()))
+    }
+
+    /// What was folded since the last time. The rows stay known.
+    pub(crate) fn take(&mut self) -> Result<Taken> {
+        let (changes, tags) = self.rows.take_changes()?;
+        let (events, since) = (std::mem::take(&mut self.events), self.since.take());
+        Ok(Taken { changes, tags, to: self.to.clone(), events, since })
+    }
+}
+
+fn poison(model: &dyn ReadModel, event: &Recorded, reason: &str) -> Poison {
+    let Recorded { event_id, event_type, event_version, position, .. } = event;
+    let (model, context) = (model.spec().name, event.stream.context());
+    let reason = format!(
+        "{model} cannot take event {event_id} ({event_type} v{event_version} of {}, {context}:{position}): {reason}",
+        event.stream
+    );
+    Poison { position: *position, reason }
+}
+
+/// Runs a pure function; an error or a panic as text.
+fn caught<T>(run: impl FnOnce() -> Result<T>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(result) => result.map_err(|error| error.chain()),
+        Err(panic) => Err(format!("panicked: {}", panic_text(&*panic))),
+    }
+}
+
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".into())
+}

@@ -1,0 +1,71 @@
+use serde_json::json;
+
+use super::*;
+
+fn known(key: &str, doc: Option<Value>) -> Rows {
+    let mut rows = Rows::default();
+    rows.load(&[key.to_owned()], doc.map(|doc| (key.to_owned(), doc)).into_iter().collect());
+    rows
+}
+
+fn put(rows: &mut Rows, key: &str, doc: Value) {
+    rows.put(key, doc, vec![]).expect("a row");
+}
+
+#[test]
+fn many_changes_of_a_row_are_one_with_its_last_document() {
+    let mut rows = known("a", Some(json!(0)));
+    (1..=5).for_each(|number| put(&mut rows, "a", json!(number)));
+    assert_eq!(rows.changed(), 1);
+    let (changes, tags) = rows.take_changes().expect("changes");
+    assert_eq!(changes, [RowChange::Put { key: "a".into(), doc: json!(5), fields: vec![] }]);
+    assert_eq!(tags, BTreeSet::from(["a".to_owned(), "*".to_owned()]));
+}
+
+#[test]
+fn a_row_is_known_after_its_changes_were_taken_and_the_same_again_is_no_change() {
+    let mut rows = known("a", None);
+    put(&mut rows, "a", json!(1));
+    rows.take_changes().expect("changes");
+    assert_eq!(rows.get::<Value>("a").expect("known"), Some(json!(1)));
+    put(&mut rows, "a", json!(1));
+    rows.delete("a");
+    rows.delete("a");
+    let (changes, _) = rows.take_changes().expect("changes");
+    assert_eq!(changes, [RowChange::Delete { key: "a".into() }]);
+    assert_eq!(rows.get::<Value>("a").expect("known"), None);
+    let (changes, tags) = rows.take_changes().expect("changes");
+    assert!(changes.is_empty() && tags.is_empty());
+}
+
+#[test]
+fn a_document_equal_to_the_stored_one_is_no_change_read_before_or_not() {
+    let mut rows = known("a", Some(json!({"x": 1})));
+    put(&mut rows, "a", json!({"x": 1}));
+    rows.get::<Value>("a").expect("known");
+    put(&mut rows, "a", json!({"x": 1}));
+    assert_eq!(rows.changed(), 0);
+}
+
+#[test]
+fn a_row_that_was_not_loaded_is_an_error_and_loading_again_overwrites_nothing() {
+    let mut rows = known("a", Some(json!(1)));
+    assert!(rows.get::<Value>("b").is_err());
+    put(&mut rows, "a", json!(2));
+    rows.load(&["a".to_owned()], HashMap::from([("a".to_owned(), json!(1))]));
+    assert_eq!(rows.get::<Value>("a").expect("known"), Some(json!(2)));
+}
+
+#[test]
+fn when_too_much_is_kept_only_what_is_being_written_stays() {
+    let mut rows = known("kept", Some(json!(1)));
+    let large = "x".repeat(1024 * 1024);
+    let keys: Vec<String> = (0..KEPT_BYTES_MAX / large.len() + 1).map(|n| format!("large-{n}")).collect();
+    rows.load(&keys, keys.iter().map(|key| (key.clone(), json!(large))).collect());
+    assert!(rows.is_full());
+    put(&mut rows, "kept", json!(2));
+    rows.take_changes().expect("changes");
+    assert!(!rows.is_full());
+    assert!(!rows.knows(&keys[0]));
+    assert_eq!(rows.get::<Value>("kept").expect("known"), Some(json!(2)));
+}

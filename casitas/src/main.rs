@@ -28,7 +28,7 @@ use output::{Output, Printer};
 use platform::{Platform, Role};
 use secrets::{Readable, Secrets};
 
-/// Threads free what others allocated at every append and read; decision 0009 has what that costs glibc's allocator.
+/// Threads free what others allocated at every append and read; decision 0011 has what that costs glibc's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -14,3 +14,18 @@ fn containers_and_native_roles_are_given_the_same_secrets() {
         assert!(compose.lines().any(|given| given.trim() == line), "docker-compose.yml does not say: {line}");
     }
 }
+
+/// Cargo reads the manifest of every member, also of those that an image does not build.
+#[test]
+fn the_image_is_built_with_every_member_of_the_workspace() {
+    let read = |name: &str| std::fs::read_to_string(xtask::workspace::root().join(name)).expect("a file of the repository");
+    let manifest = read("Cargo.toml");
+    let (_, members) = manifest.split_once("members = [").expect("members");
+    let (members, _) = members.split_once(']').expect("the members' end");
+    let members: Vec<&str> = members.split('"').skip(1).step_by(2).collect();
+    assert!(members.len() > 10, "{members:?}");
+    let ignored = read(".dockerignore");
+    for member in members {
+        assert!(ignored.lines().any(|line| line == format!("!{member}")), ".dockerignore keeps {member} from the build");
+    }
+}

@@ -1,6 +1,5 @@
 //! One extractor for every command: who, the body, and how it is issued.
 
-use axum::body::Body;
 use axum::extract::{FromRef, FromRequest, FromRequestParts, Request};
 use axum::http::{StatusCode, header};
 use bytes::Bytes;
@@ -11,7 +10,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 use uuid::Uuid;
-use web::{Allowed, Authenticator, IdempotencyKey, IfMatch, Json, Problem, Rule};
+use web::{Allowed, Authenticator, IdempotencyKey, IfMatch, Problem, Rule};
 
 /// A caller that the rule allows, the body, and the issue built from the headers. An absent body counts as `{}`.
 pub struct Command<R: Rule, B> {
@@ -61,9 +60,10 @@ where
         let body: B = if absent {
             serde_json::from_value(json!({})).map_err(|error| Problem::validation("", error.to_string()))?
         } else {
-            let sent = Bytes::from_request(Request::from_parts(parts.clone(), body), state).await;
+            let json = web::is_json(&parts.headers);
+            let sent = Bytes::from_request(Request::from_parts(parts, body), state).await;
             let sent = sent.map_err(|rejection| web::unreadable(rejection.status()))?;
-            let parsed: B = Json::from_request(Request::from_parts(parts, Body::from(sent.clone())), state).await?.0;
+            let parsed: B = web::parse(json, &sent)?;
             no_list_for_object(&sent, &parsed)?;
             parsed
         };

@@ -18,15 +18,9 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        if !is_json(request.headers()) {
-            return Err(Problem::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "UNSUPPORTED_MEDIA_TYPE",
-                "send the body as content-type: application/json",
-            ));
-        }
+        let json = is_json(request.headers());
         let bytes = read(request, state).await?;
-        parse(&bytes).map(Self)
+        parse(json, &bytes).map(Self)
     }
 }
 
@@ -40,18 +34,12 @@ impl<T: DeserializeOwned, S: Send + Sync> OptionalFromRequest<S> for Json<T> {
         if bytes.is_empty() {
             return Ok(None);
         }
-        if !json {
-            return Err(Problem::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "UNSUPPORTED_MEDIA_TYPE",
-                "send the body as content-type: application/json",
-            ));
-        }
-        parse(&bytes).map(|value| Some(Self(value)))
+        parse(json, &bytes).map(|value| Some(Self(value)))
     }
 }
 
-fn is_json(headers: &axum::http::HeaderMap) -> bool {
+/// Whether the body is said to be JSON.
+pub fn is_json(headers: &axum::http::HeaderMap) -> bool {
     headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
@@ -73,7 +61,15 @@ pub fn unreadable(status: StatusCode) -> Problem {
     }
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+/// A body that was read, and whether it is said to be JSON.
+pub fn parse<T: DeserializeOwned>(json: bool, bytes: &[u8]) -> Result<T, Problem> {
+    if !json {
+        return Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "UNSUPPORTED_MEDIA_TYPE",
+            "send the body as content-type: application/json",
+        ));
+    }
     // serde would fill a struct from a list of its fields' values, in their order.
     if bytes.trim_ascii_start().first() == Some(&b'[') {
         return Err(Problem::validation("", "the body must be a JSON object"));

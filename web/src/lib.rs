@@ -16,7 +16,7 @@ pub use access::{
     ReadLeases, ReadLedgers, ReadParties, ReadProperties, ReadUsers, Rule, SignLeases, SignedIn, WriteLeases, WriteLedgers,
     WriteParties, WriteProperties, permits,
 };
-pub use body::{Json, Path, Query, unreadable};
+pub use body::{Json, Path, Query, is_json, parse, unreadable};
 pub use headers::{IdempotencyKey, IfMatch};
 pub use layers::{Front, Served, Shortcut, layer, not_found};
 pub use position::{MinPosition, PositionToken, position_header};

@@ -171,7 +171,7 @@ mod tests {
     }
 
     fn pointer(body: &str) -> String {
-        parse::<Rent>(body.as_bytes()).expect_err("refused").errors[0].pointer.clone()
+        parse::<Rent>(true, body.as_bytes()).expect_err("refused").errors[0].pointer.clone()
     }
 
     #[test]
@@ -189,12 +189,12 @@ mod tests {
 
     #[test]
     fn a_list_is_no_struct() {
-        assert_eq!(parse::<Rent>(b" [[]]").expect_err("refused").code, "VALIDATION_FAILED");
+        assert_eq!(parse::<Rent>(true, b" [[]]").expect_err("refused").code, "VALIDATION_FAILED");
     }
 
     #[test]
     fn broken_json_and_trailing_text_are_refused() {
-        assert_eq!(parse::<Rent>(b"{").expect_err("refused").code, "VALIDATION_FAILED");
-        assert_eq!(parse::<Rent>(b"{\"lines\":[]} x").expect_err("refused").code, "VALIDATION_FAILED");
+        assert_eq!(parse::<Rent>(true, b"{").expect_err("refused").code, "VALIDATION_FAILED");
+        assert_eq!(parse::<Rent>(true, b"{\"lines\":[]} x").expect_err("refused").code, "VALIDATION_FAILED");
     }
 }

@@ -7,11 +7,8 @@ use ports::{AppendOutcome, AppendRequest, Error, Keep, KeyRecord, KeyUse, NewEve
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{FromRow, Sqlite, query::Query};
 
-use super::file::DatabaseFile;
+use super::file::{DatabaseFile, ROWS_MAX, rows_for};
 use crate::stored::{DAY_US, KEY_DAYS, from_micros, signed, unsigned};
-
-/// Rows of one statement: the largest of these that is left to fill, so that few statements have to be prepared.
-const ROWS: [usize; 4] = [64, 16, 4, 1];
 
 type Name<'a> = (&'a str, &'a str);
 
@@ -22,11 +19,8 @@ pub(super) async fn append(
     batch: &[AppendRequest],
     now_us: i64,
 ) -> Result<Vec<AppendOutcome>> {
-    let last = sqlx::query_as("SELECT position, recorded_at FROM events ORDER BY position DESC LIMIT 1");
-    let last: Option<(i64, i64)> = file.run(last.fetch_optional(&mut *connection)).await?;
-    let (head, last_us) = last.unwrap_or((0, i64::MIN));
-    let mut append = Append { file, connection, head, recorded_at_us: now_us.max(last_us) };
-    let versions = append.versions(batch).await?;
+    let mut append = Append { file, connection, head: 0, recorded_at_us: now_us };
+    let versions = append.versions_and_head(batch).await?;
     let mut keys = append.keys(batch).await?;
     let mut outcomes = Vec::with_capacity(batch.len());
     let (mut new_events, mut new_keys) = (Vec::new(), Vec::new());
@@ -90,35 +84,25 @@ fn name(append: &StreamAppend) -> Name<'_> {
     (append.stream.kind.as_str(), &append.stream.id)
 }
 
-/// The items in groups as large as one statement may be.
-fn groups<T>(mut items: &[T]) -> impl Iterator<Item = &[T]> {
-    std::iter::from_fn(move || {
-        let size = ROWS.into_iter().find(|size| *size <= items.len())?;
-        let (group, rest) = items.split_at(size);
-        items = rest;
-        Some(group)
-    })
-}
-
-fn repeated(row: &str, times: usize) -> String {
-    vec![row; times].join(", ")
-}
-
 impl Append<'_> {
-    /// The last sequence of each stream that exists.
-    async fn versions<'b>(&mut self, batch: &'b [AppendRequest]) -> Result<HashMap<Name<'b>, u64>> {
+    /// The last sequence of each stream that exists, and where the log ends.
+    async fn versions_and_head<'b>(&mut self, batch: &'b [AppendRequest]) -> Result<HashMap<Name<'b>, u64>> {
         let names: Vec<Name> = batch.iter().flat_map(|request| &request.streams).map(name).collect();
         let mut versions = HashMap::with_capacity(names.len());
-        for group in groups(&names) {
+        for group in names.chunks(ROWS_MAX) {
             let sql = format!(
                 "WITH q(kind, id) AS (VALUES {})
-                 SELECT (SELECT coalesce(max(sequence), 0) FROM events WHERE aggregate_type = q.kind AND aggregate_id = q.id)
-                   FROM q",
-                repeated("(?, ?)", group.len())
+                 SELECT (SELECT coalesce(max(sequence), 0) FROM events WHERE aggregate_type = q.kind AND aggregate_id = q.id),
+                        last.position, last.recorded_at
+                   FROM q LEFT JOIN (SELECT position, recorded_at FROM events ORDER BY position DESC LIMIT 1) last
+                  WHERE q.kind IS NOT NULL",
+                rows_for(group.len(), 2)
             );
-            let found: Vec<(i64,)> = self.look_up(&sql, group).await?;
-            for (name, (version,)) in group.iter().zip(found) {
+            let found: Vec<(i64, Option<i64>, Option<i64>)> = self.look_up(&sql, group).await?;
+            for (name, (version, head, at)) in group.iter().zip(found) {
                 versions.insert(*name, unsigned(version)?);
+                self.head = head.unwrap_or(0);
+                self.recorded_at_us = self.recorded_at_us.max(at.unwrap_or(i64::MIN));
             }
         }
         Ok(versions)
@@ -129,12 +113,13 @@ impl Append<'_> {
         let names: Vec<Name> =
             batch.iter().filter_map(|request| request.key.as_ref()).map(|key| (&*key.scope, &*key.key)).collect();
         let mut records = HashMap::new();
-        for group in groups(&names) {
+        for group in names.chunks(ROWS_MAX) {
             let sql = format!(
                 "WITH q(scope, key) AS (VALUES {})
                  SELECT k.request_hash, k.outcome, k.position, k.keep, k.created_at
-                   FROM q LEFT JOIN idempotency_keys k ON k.scope = q.scope AND k.key = q.key",
-                repeated("(?, ?)", group.len())
+                   FROM q LEFT JOIN idempotency_keys k ON k.scope = q.scope AND k.key = q.key
+                  WHERE q.scope IS NOT NULL",
+                rows_for(group.len(), 2)
             );
             let found: Vec<StoredKey> = self.look_up(&sql, group).await?;
             for (name, stored) in group.iter().zip(found) {
@@ -189,11 +174,12 @@ impl Append<'_> {
     }
 
     async fn insert_events(&mut self, events: &[Placed<'_>]) -> Result<()> {
-        for group in groups(events) {
+        for group in events.chunks(ROWS_MAX) {
             let sql = format!(
                 "INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, position,
-                     event_id, effective_on, recorded_at, actor, correlation_id, causation_id, traceparent) VALUES {}",
-                repeated("(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", group.len())
+                     event_id, effective_on, recorded_at, actor, correlation_id, causation_id, traceparent)
+                 SELECT * FROM (VALUES {}) WHERE column1 IS NOT NULL",
+                rows_for(group.len(), 14)
             );
             let at = self.recorded_at_us;
             let insert = group.iter().fold(sqlx::query(&sql), |query, placed| bind_event(query, placed, at));
@@ -204,11 +190,11 @@ impl Append<'_> {
 
     /// The row of an expired key is taken over.
     async fn insert_keys(&mut self, keys: &[(&KeyUse, i64)]) -> Result<()> {
-        for group in groups(keys) {
+        for group in keys.chunks(ROWS_MAX) {
             let sql = format!(
                 "INSERT OR REPLACE INTO idempotency_keys (scope, key, request_hash, outcome, position, keep, created_at)
-                 VALUES {}",
-                repeated("(?, ?, ?, ?, ?, ?, ?)", group.len())
+                 SELECT * FROM (VALUES {}) WHERE column1 IS NOT NULL",
+                rows_for(group.len(), 7)
             );
             let at = self.recorded_at_us;
             let insert = group.iter().fold(sqlx::query(&sql), |query, (key, position)| {

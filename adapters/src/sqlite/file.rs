@@ -13,10 +13,22 @@ use sqlx::{Row, Sqlite, Transaction};
 use super::DataFolder;
 
 const READERS: u32 = 4;
+/// Rows that a reader's thread hands over before it waits for whoever takes them.
+const READ_BUFFER_ROWS: usize = 1_024;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 const DEADLINE: Duration = Duration::from_secs(10);
 /// The write-ahead log is cut back to this after a checkpoint.
 const WAL_KEPT_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Rows of one statement at most.
+pub(super) const ROWS_MAX: usize = 256;
+
+/// The rows of a VALUES clause for `rows` rows, rounded up to a power of two: few statements have to be prepared, and each is one
+/// call of the connection's thread. Parameters that are not bound are NULL, so the statement leaves out rows with a NULL in front.
+pub(super) fn rows_for(rows: usize, columns: usize) -> String {
+    let row = format!("({})", vec!["?"; columns].join(", "));
+    vec![row; rows.next_power_of_two()].join(", ")
+}
 
 /// (version, name, SQL); a version is never edited once it was released.
 pub(super) type Step = (i64, &'static str, &'static str);
@@ -63,7 +75,7 @@ impl DatabaseFile {
             .max_connections(READERS)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .test_before_acquire(false)
-            .connect_lazy_with(options.read_only(true));
+            .connect_lazy_with(options.read_only(true).row_buffer_size(READ_BUFFER_ROWS));
         Ok(Self { what, writer, readers, _held: folder.held() })
     }
 

@@ -13,7 +13,7 @@ use sqlx::sqlite::{SqliteConnection, SqliteSynchronous};
 use uuid::Uuid;
 
 use super::DataFolder;
-use super::file::{DatabaseFile, Step};
+use super::file::{DatabaseFile, ROWS_MAX, Step, rows_for};
 use super::snapshot::{HEADS, SqliteSnapshot, head_of};
 use crate::keyset::{column, index_columns, shape, table};
 use crate::stored::{signed, unsigned};
@@ -101,30 +101,33 @@ impl SqliteViews {
 
     async fn write_rows(&self, connection: &mut SqliteConnection, batch: &ViewBatch<'_>) -> Result<()> {
         let table = table(batch.spec.name, batch.generation)?;
-        let (mut names, mut params, mut updates) = (String::new(), String::new(), String::new());
+        let deleted: Vec<&str> = batch.changes.iter().filter_map(deleted).collect();
+        if !deleted.is_empty() {
+            let sql = format!("DELETE FROM {table} WHERE key IN (SELECT value FROM json_each(?))");
+            let delete = sqlx::query(&sql).bind(Value::from(deleted));
+            self.file.run(delete.execute(&mut *connection)).await?;
+        }
+        let (mut names, mut updates) = (String::new(), String::new());
         for field in batch.spec.fields {
             let name = column(field.name)?;
             names.push_str(&format!(", {name}"));
-            params.push_str(", ?");
             updates.push_str(&format!(", {name} = excluded.{name}"));
         }
-        let put = format!(
-            "INSERT INTO {table} (key, doc{names}) VALUES (?, ?{params})
-             ON CONFLICT (key) DO UPDATE SET doc = excluded.doc{updates}"
-        );
-        let delete = format!("DELETE FROM {table} WHERE key = ?");
-        for change in &batch.changes {
-            let query = match change {
-                RowChange::Delete { key } => sqlx::query(&delete).bind(key),
-                RowChange::Put { key, doc, fields } => {
-                    fields.iter().fold(sqlx::query(&put).bind(key).bind(doc), |query, value| match value {
-                        FieldValue::Null => query.bind(None::<i64>),
-                        FieldValue::Int(number) => query.bind(number),
-                        FieldValue::Text(text) => query.bind(text),
-                    })
-                }
-            };
-            self.file.run(query.execute(&mut *connection)).await?;
+        let puts: Vec<_> = batch.changes.iter().filter_map(put).collect();
+        for group in puts.chunks(ROWS_MAX) {
+            let sql = format!(
+                "INSERT INTO {table} (key, doc{names}) SELECT * FROM (VALUES {}) WHERE column1 IS NOT NULL
+                 ON CONFLICT (key) DO UPDATE SET doc = excluded.doc{updates}",
+                rows_for(group.len(), 2 + batch.spec.fields.len())
+            );
+            let put = group.iter().fold(sqlx::query(&sql), |query, (key, doc, fields)| {
+                fields.iter().fold(query.bind(key).bind(doc), |query, value| match value {
+                    FieldValue::Null => query.bind(None::<i64>),
+                    FieldValue::Int(number) => query.bind(number),
+                    FieldValue::Text(text) => query.bind(text),
+                })
+            });
+            self.file.run(put.execute(&mut *connection)).await?;
         }
         Ok(())
     }
@@ -150,6 +153,20 @@ impl SqliteViews {
             self.file.run(trim.execute(&mut *connection)).await?;
         }
         Ok(())
+    }
+}
+
+fn deleted(change: &RowChange) -> Option<&str> {
+    match change {
+        RowChange::Delete { key } => Some(key),
+        RowChange::Put { .. } => None,
+    }
+}
+
+fn put(change: &RowChange) -> Option<(&str, &Value, &[FieldValue])> {
+    match change {
+        RowChange::Put { key, doc, fields } => Some((key, doc, fields)),
+        RowChange::Delete { .. } => None,
     }
 }
 

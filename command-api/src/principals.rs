@@ -163,13 +163,13 @@ impl Inner {
 
 #[async_trait]
 impl Principals for LogPrincipals {
-    async fn principal(&self, user_id: Uuid) -> Result<Option<Principal>> {
+    async fn principal(&self, user_id: Uuid) -> Result<Option<Arc<Principal>>> {
         let inner = &self.0;
         inner.catch_up().await?;
         let position = {
             let known = inner.known();
             if let Some(principal) = known.users.get(&user_id) {
-                return Ok(Some(Principal::clone(principal)));
+                return Ok(Some(principal.clone()));
             }
             known.position
         };
@@ -182,10 +182,10 @@ impl Principals for LogPrincipals {
             }
             known.users.insert(user_id, principal.clone());
         }
-        Ok(Some(Principal::clone(&principal)))
+        Ok(Some(principal))
     }
 
-    async fn bearer(&self, user_id: Uuid, epoch: u64) -> Result<Option<Principal>> {
+    async fn bearer(&self, user_id: Uuid, epoch: u64) -> Result<Option<Arc<Principal>>> {
         let principal = self.principal(user_id).await?;
         if principal.as_ref().is_some_and(|principal| principal.epoch < epoch) {
             // Another process has just given out a token of an epoch that we have not read yet.

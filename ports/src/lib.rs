@@ -28,6 +28,6 @@ pub use log::{
 pub use queue::{Delivery, JobConsumer, JobQueue, Priority, QueueDepth};
 pub use sealing::{MasterKey, Sealer};
 pub use views::{
-    Claim, Direction, Field, FieldKind, FieldValue, Filter, ModelHead, ModelSpec, OrderBy, Row, RowChange, Select,
-    ViewBatch, ViewChange, ViewSnapshot, ViewStore,
+    Claim, Direction, Field, FieldKind, FieldValue, Filter, ModelHead, ModelSpec, NEWS_MAX, OrderBy, Row, RowChange, Seen,
+    Select, ViewBatch, ViewChange, ViewSnapshot, ViewStore,
 };

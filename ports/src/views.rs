@@ -137,6 +137,17 @@ pub struct ViewChange {
     pub tags: Vec<String>,
 }
 
+/// How much of a model's changes somebody has seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seen {
+    pub model: String,
+    pub generation: u64,
+    pub revision: u64,
+}
+
+/// Changes of one model that [`ViewStore::news`] tells; of more there is only the head, and [`ViewStore::changes`] has them.
+pub const NEWS_MAX: u64 = 1_000;
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum Filter {
     Eq(&'static str, FieldValue),
@@ -195,6 +206,23 @@ pub trait ViewStore: Send + Sync + 'static {
 
     /// Change rows of a model's live generation after a revision, in order.
     async fn changes(&self, model: &str, generation: u64, after: u64, limit: usize) -> Result<Vec<ViewChange>>;
+
+    /// The live heads, each with the changes after what was seen of its generation, in order: at most [`NEWS_MAX`], and none
+    /// where nothing was seen of it. A store that can answers all of it in one statement.
+    async fn news(&self, seen: &[Seen]) -> Result<Vec<(ModelHead, Vec<ViewChange>)>> {
+        let mut news = Vec::new();
+        for head in self.heads().await? {
+            let known = seen.iter().find(|seen| seen.model == head.model && seen.generation == head.generation);
+            let changes = match known.map(|seen| seen.revision) {
+                Some(after) if after < head.revision && head.revision - after <= NEWS_MAX => {
+                    self.changes(&head.model, head.generation, after, NEWS_MAX as usize).await?
+                }
+                _ => Vec::new(),
+            };
+            news.push((head, changes));
+        }
+        Ok(news)
+    }
 
     /// A consistent read: everything asked of it is from one moment.
     async fn snapshot(&self) -> Result<Box<dyn ViewSnapshot>>;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use domain::{Context, Timestamp};
 use futures::FutureExt;
-use ports::{Checkpoint, Error, HintStream, Hints, ModelHead, Result, Topic, ViewChange, ViewStore};
+use ports::{Checkpoint, Error, HintStream, Hints, ModelHead, Result, Seen, Topic, ViewChange, ViewStore};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::{Instant, timeout};
 
@@ -218,12 +218,13 @@ impl Feed {
     pub async fn poll(&self) -> Result<()> {
         let _one_at_a_time = self.polling.lock().await;
         let started = Instant::now();
-        let heads = self.views.heads().await?;
-        let mut steps = Vec::new();
-        for head in &heads {
-            if let Some(step) = self.step(head).await? {
-                steps.push((head, step));
+        let news = self.views.news(&self.seen()).await?;
+        let (mut heads, mut steps) = (Vec::with_capacity(news.len()), Vec::new());
+        for (head, changes) in news {
+            if let Some(step) = self.step(&head, changes).await? {
+                steps.push((heads.len(), step));
             }
+            heads.push(head);
         }
         self.apply(&heads, steps);
         self.polled_us.store(self.micros(started), Ordering::SeqCst);
@@ -231,8 +232,18 @@ impl Feed {
         Ok(())
     }
 
+    fn seen(&self) -> Vec<Seen> {
+        let models = self.models.read().expect(UNPOISONED);
+        let seen = |(model, state): (&String, &ModelState)| Seen {
+            model: model.clone(),
+            generation: state.life.generation,
+            revision: state.revision,
+        };
+        models.iter().map(seen).collect()
+    }
+
     /// `None` when neither rows nor checkpoint of the model moved.
-    async fn step(&self, head: &ModelHead) -> Result<Option<Step>> {
+    async fn step(&self, head: &ModelHead, news: Vec<ViewChange>) -> Result<Option<Step>> {
         let life = Life { generation: head.generation, term: head.term };
         let known = {
             let models = self.models.read().expect(UNPOISONED);
@@ -240,7 +251,11 @@ impl Feed {
         };
         match known {
             Some((known, revision, _)) if known == life && revision < head.revision => {
-                Ok(Some(match self.changes(head, revision).await? {
+                let changes = match up_to(head, revision, news) {
+                    Some(changes) => Some(changes),
+                    None => self.changes(head, revision).await?,
+                };
+                Ok(Some(match changes {
                     Some(changes) => Step::Advance(changes),
                     None => Step::Restart(ModelState::at(head)),
                 }))
@@ -293,7 +308,8 @@ impl Feed {
         Ok(Some(all))
     }
 
-    fn apply(&self, heads: &[ModelHead], steps: Vec<(&ModelHead, Step)>) {
+    /// `steps` by their head's place.
+    fn apply(&self, heads: &[ModelHead], steps: Vec<(usize, Step)>) {
         let mut models = self.models.write().expect(UNPOISONED);
         let mut cleared = false;
         if models.len() > heads.len() || models.keys().any(|model| heads.iter().all(|head| head.model != *model)) {
@@ -301,7 +317,8 @@ impl Feed {
             cleared = true;
         }
         let changed = cleared || !steps.is_empty();
-        for (head, step) in steps {
+        for (place, step) in steps {
+            let head = &heads[place];
             match step {
                 Step::Advance(changes) => {
                     if let Some(state) = models.get_mut(&head.model) {
@@ -465,6 +482,14 @@ async fn wait_for_views(hints: &mut Option<Box<dyn HintStream>>) {
 const NEVER: u64 = u64::MAX;
 
 const UNPOISONED: &str = "the feed's lock is never poisoned: nothing under it panics";
+
+/// The changes from a revision to the head's without a gap; later ones belong to a checkpoint that was not read. `None` when some
+/// are missing.
+fn up_to(head: &ModelHead, after: u64, mut changes: Vec<ViewChange>) -> Option<Vec<ViewChange>> {
+    changes.retain(|change| change.revision <= head.revision);
+    let dense = changes.iter().zip(after + 1..).all(|(change, revision)| change.revision == revision);
+    (dense && changes.len() as u64 == head.revision - after).then_some(changes)
+}
 
 #[cfg(test)]
 mod tests {

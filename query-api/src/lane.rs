@@ -76,7 +76,7 @@ impl Lane {
             Reach::Public => (true, Audience::Public),
             Reach::Allowed(permits) => {
                 // Whoever is refused, or has to be waited for, gets the route's answer.
-                authenticator.authenticate_at_once(headers).filter(permits)?;
+                authenticator.authenticate_at_once(headers).filter(|principal| permits(principal))?;
                 (false, Audience::Private)
             }
         };

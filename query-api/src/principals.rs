@@ -30,7 +30,7 @@ pub struct ViewPrincipals {
 
 struct Known {
     entry: Arc<Kept>,
-    principal: Principal,
+    principal: Arc<Principal>,
 }
 
 impl ViewPrincipals {
@@ -38,15 +38,7 @@ impl ViewPrincipals {
         Self { reader, known: RwLock::default() }
     }
 
-    /// The user, when what is remembered is current: as strict as [`Reader::read`] is, without making a key.
-    fn at_once(&self, user_id: Uuid) -> Option<Principal> {
-        let known = self.known.read().expect(UNPOISONED).get(&user_id).cloned()?;
-        let served = known.entry.serve(self.reader.feed(), self.reader.now(), false)?;
-        self.reader.count(served.source);
-        Some(known.principal.clone())
-    }
-
-    async fn user(&self, user_id: Uuid) -> Result<Option<Principal>, Error> {
+    async fn user(&self, user_id: Uuid) -> Result<Option<Arc<Principal>>, Error> {
         if let Some(principal) = self.at_once(user_id) {
             return Ok(Some(principal));
         }
@@ -56,7 +48,7 @@ impl ViewPrincipals {
             Ok(None) => return Ok(None),
             Err(error) => return Err(Error::unavailable("the users' read model", error)),
         };
-        let principal = principal(&*served.entry.value()?);
+        let principal = Arc::new(principal(&*served.entry.value()?));
         if self.reader.keeps_in_memory() && served.source != Source::Bypassed {
             self.remember(user_id, Known { entry: served.entry, principal: principal.clone() });
         }
@@ -74,12 +66,20 @@ impl ViewPrincipals {
 
 #[async_trait]
 impl Principals for ViewPrincipals {
-    async fn principal(&self, user_id: Uuid) -> Result<Option<Principal>, Error> {
+    async fn principal(&self, user_id: Uuid) -> Result<Option<Arc<Principal>>, Error> {
         self.user(user_id).await
     }
 
-    async fn bearer(&self, user_id: Uuid, epoch: u64) -> Result<Option<Principal>, Error> {
-        let is_behind = |user: &Option<Principal>| user.as_ref().is_none_or(|user| user.epoch < epoch);
+    /// When what is remembered is current: as strict as [`Reader::read`] is, without making a key.
+    fn at_once(&self, user_id: Uuid) -> Option<Arc<Principal>> {
+        let known = self.known.read().expect(UNPOISONED).get(&user_id).cloned()?;
+        let served = known.entry.serve(self.reader.feed(), self.reader.now(), false)?;
+        self.reader.count(served.source);
+        Some(known.principal.clone())
+    }
+
+    async fn bearer(&self, user_id: Uuid, epoch: u64) -> Result<Option<Arc<Principal>>, Error> {
+        let is_behind = |user: &Option<Arc<Principal>>| user.as_ref().is_none_or(|user| user.epoch < epoch);
         let user = self.at_once(user_id);
         if !is_behind(&user) {
             return Ok(user);

@@ -35,8 +35,12 @@ struct Known(Mutex<HashMap<Uuid, Principal>>);
 
 #[async_trait]
 impl Principals for Known {
-    async fn principal(&self, user_id: Uuid) -> Result<Option<Principal>, ports::Error> {
-        Ok(self.0.lock().expect("not poisoned").get(&user_id).cloned())
+    async fn principal(&self, user_id: Uuid) -> Result<Option<Arc<Principal>>, ports::Error> {
+        Ok(self.at_once(user_id))
+    }
+
+    fn at_once(&self, user_id: Uuid) -> Option<Arc<Principal>> {
+        self.0.lock().expect("not poisoned").get(&user_id).cloned().map(Arc::new)
     }
 }
 

@@ -12,7 +12,6 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use domain::auth::matrix::strongest;
 use domain::auth::{Access, Capability, Role};
-use futures::FutureExt;
 use uuid::Uuid;
 
 use crate::{AccessClaims, Problem, TokenVerifier};
@@ -33,12 +32,17 @@ pub struct Principal {
 #[async_trait]
 pub trait Principals: Send + Sync + 'static {
     /// `None` when there is no such user. An error closes every route that is not public.
-    async fn principal(&self, user_id: Uuid) -> Result<Option<Principal>, ports::Error>;
+    async fn principal(&self, user_id: Uuid) -> Result<Option<Arc<Principal>>, ports::Error>;
 
     /// The same for the bearer of a genuine token of an epoch. A reader that knows the user not yet, or in an earlier epoch, is
     /// behind, and may wait a moment.
-    async fn bearer(&self, user_id: Uuid, _epoch: u64) -> Result<Option<Principal>, ports::Error> {
+    async fn bearer(&self, user_id: Uuid, _epoch: u64) -> Result<Option<Arc<Principal>>, ports::Error> {
         self.principal(user_id).await
+    }
+
+    /// The user, when nothing has to be waited for; `None` only says that [`Principals::bearer`] is to be asked.
+    fn at_once(&self, _user_id: Uuid) -> Option<Arc<Principal>> {
+        None
     }
 }
 
@@ -50,7 +54,7 @@ pub struct Authenticator {
 
 impl Authenticator {
     /// The caller of a request.
-    pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Principal, Problem> {
+    pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Arc<Principal>, Problem> {
         let token = bearer_token(headers)
             .ok_or_else(|| Problem::unauthenticated("send a token: POST /login, then authorization: Bearer <token>"))?;
         let claims = self.verifier.verify(token).ok_or_else(not_valid)?;
@@ -59,19 +63,20 @@ impl Authenticator {
 
     /// The same by the same checks, when nothing has to be waited for and no signature to be checked. `None` only says that it is
     /// to be asked the other way.
-    pub fn authenticate_at_once(&self, headers: &HeaderMap) -> Option<Principal> {
+    pub fn authenticate_at_once(&self, headers: &HeaderMap) -> Option<Arc<Principal>> {
         let claims = self.verifier.remembered(bearer_token(headers)?)?;
-        self.bearer(&claims).now_or_never()?.ok()
+        self.principals.at_once(claims.sub).filter(|principal| is_bearer(principal, &claims))
     }
 
     /// The bearer of a genuine token, as they are now.
-    async fn bearer(&self, claims: &AccessClaims) -> Result<Principal, Problem> {
+    async fn bearer(&self, claims: &AccessClaims) -> Result<Arc<Principal>, Problem> {
         let principal = self.principals.bearer(claims.sub, claims.epoch).await?.ok_or_else(not_valid)?;
-        if !principal.active || principal.epoch != claims.epoch {
-            return Err(not_valid());
-        }
-        Ok(principal)
+        is_bearer(&principal, claims).then_some(principal).ok_or_else(not_valid)
     }
+}
+
+fn is_bearer(principal: &Principal, claims: &AccessClaims) -> bool {
+    principal.active && principal.epoch == claims.epoch
 }
 
 fn bearer_token(headers: &HeaderMap) -> Option<&str> {
@@ -144,7 +149,7 @@ pub enum Own {
 
 /// A caller that the rule `R` allows.
 pub struct Allowed<R: Rule> {
-    pub principal: Principal,
+    pub principal: Arc<Principal>,
     /// The strongest access that the caller's roles give to the rule's first capability.
     pub access: Access,
     rule: PhantomData<R>,

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, RwLock};
 
 use domain::Timestamp;
+use foldhash::quality::RandomState;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode, jwk::JwkSet};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -72,7 +73,7 @@ pub struct TokenVerifier {
     jwks: serde_json::Value,
     validation: Validation,
     /// Whole texts, so that only the very same token is found. A signature takes longer to check than an answer to send.
-    genuine: RwLock<HashMap<Box<str>, Arc<AccessClaims>>>,
+    genuine: RwLock<HashMap<Box<str>, Arc<AccessClaims>, RandomState>>,
 }
 
 impl TokenVerifier {

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use ports::{
-    Claim, Error, FieldKind, FieldValue, ModelHead, ModelSpec, Result, RowChange, Select, ViewBatch, ViewChange,
-    ViewSnapshot, ViewStore,
+    Claim, Error, FieldKind, FieldValue, ModelHead, ModelSpec, NEWS_MAX, Result, RowChange, Seen, Select, ViewBatch,
+    ViewChange, ViewSnapshot, ViewStore,
 };
 use serde_json::Value;
 use sqlx::Executor;
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgConnection, PgRow};
 use uuid::Uuid;
 
 use super::claims::Claims;
@@ -25,6 +25,20 @@ pub(super) const WHAT: &str = "the view store";
 
 const MOVE_ON: &str = "UPDATE view_heads SET incarnation = $5, position = $6, event_id = $7
     WHERE model = $1 AND generation = $2 AND term = $3 AND position = $4 RETURNING revision";
+
+/// Arrays of what was seen; one row a live model.
+const NEWS: &str =
+    "SELECT h.model, h.generation, h.fold_version, h.term, h.revision, h.oldest_change, h.incarnation, h.position,
+        h.event_id, c.changes
+   FROM view_heads h
+   LEFT JOIN unnest($1::text[], $2::bigint[], $3::bigint[]) seen(model, generation, revision)
+     ON seen.model = h.model AND seen.generation = h.generation
+    AND seen.revision < h.revision AND h.revision - seen.revision <= $4
+   LEFT JOIN LATERAL (SELECT json_agg(json_build_array(v.revision, v.tags) ORDER BY v.revision) AS changes
+                        FROM view_changes v
+                       WHERE v.model = h.model AND v.generation = h.generation
+                         AND v.revision > seen.revision AND v.revision <= h.revision) c ON seen.model IS NOT NULL
+  WHERE h.live";
 
 /// Change rows answered at most by one call.
 const CHANGES_MAX: usize = 10_000;
@@ -315,6 +329,22 @@ impl ViewStore for PostgresViews {
         rows.iter()
             .map(|row| Ok(ViewChange { revision: unsigned(column(row, "revision")?)?, tags: column(row, "tags")? }))
             .collect()
+    }
+
+    async fn news(&self, seen: &[Seen]) -> Result<Vec<(ModelHead, Vec<ViewChange>)>> {
+        let models: Vec<&str> = seen.iter().map(|seen| seen.model.as_str()).collect();
+        let generations = seen.iter().map(|seen| signed(seen.generation)).collect::<Result<Vec<i64>>>()?;
+        let revisions = seen.iter().map(|seen| signed(seen.revision)).collect::<Result<Vec<i64>>>()?;
+        let query = sqlx::query(NEWS).bind(models).bind(generations).bind(revisions).bind(signed(NEWS_MAX)?);
+        let rows = self.kept.run(Call::Read, async |connection| query.fetch_all(connection).await).await?;
+        let news = |row: &PgRow| -> Result<_> {
+            type Changes = sqlx::types::Json<Vec<(u64, Vec<String>)>>;
+            let changes: Option<Changes> = column(row, "changes")?;
+            let changes = changes.map(|changes| changes.0).unwrap_or_default();
+            let changes = changes.into_iter().map(|(revision, tags)| ViewChange { revision, tags }).collect();
+            Ok((head_of(row)?, changes))
+        };
+        rows.iter().map(news).collect()
     }
 
     async fn snapshot(&self) -> Result<Box<dyn ViewSnapshot>> {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use ports::{
-    Claim, Error, FieldKind, FieldValue, ModelHead, ModelSpec, Result, RowChange, ViewBatch, ViewChange, ViewSnapshot,
-    ViewStore,
+    Claim, Error, FieldKind, FieldValue, ModelHead, ModelSpec, NEWS_MAX, Result, RowChange, Seen, ViewBatch, ViewChange,
+    ViewSnapshot, ViewStore,
 };
 use serde_json::Value;
 use sqlx::sqlite::{SqliteConnection, SqliteSynchronous};
@@ -20,6 +20,15 @@ use crate::stored::{signed, unsigned};
 use crate::views::{CHANGES_KEPT, TRIM_EVERY, another_fold, another_shape, check_batch, moved};
 
 const STEPS: &[Step] = &[(1, "views", include_str!("../../migrations/sqlite/views/0001_views.sql"))];
+
+/// `?1` is a JSON list of what was seen, each as [model, generation, revision]; one row a live model.
+const NEWS: &str = "WITH seen AS (
+        SELECT value ->> 0 AS model, value ->> 1 AS generation, value ->> 2 AS revision FROM json_each(?1))
+ SELECT h.model, h.generation, h.fold_version, h.term, h.revision, h.oldest_change, h.incarnation, h.position, h.event_id,
+        (SELECT json_group_array(json_array(v.revision, json(v.tags)) ORDER BY v.revision)
+           FROM seen JOIN view_changes v ON v.model = h.model AND v.generation = h.generation AND v.revision > seen.revision
+          WHERE seen.model = h.model AND seen.generation = h.generation AND h.revision - seen.revision <= ?2) AS changes
+   FROM view_heads h WHERE h.live";
 
 /// Change rows answered at most by one call.
 const CHANGES_MAX: usize = 10_000;
@@ -244,6 +253,18 @@ impl ViewStore for SqliteViews {
             Ok(ViewChange { revision: unsigned(self.file.column(row, "revision")?)?, tags: tags.0 })
         };
         rows.iter().map(change).collect()
+    }
+
+    async fn news(&self, seen: &[Seen]) -> Result<Vec<(ModelHead, Vec<ViewChange>)>> {
+        let seen: Vec<_> = seen.iter().map(|seen| (&seen.model, seen.generation, seen.revision)).collect();
+        let query = sqlx::query(NEWS).bind(sqlx::types::Json(seen)).bind(signed(NEWS_MAX)?);
+        let rows = self.file.run(query.fetch_all(&self.file.readers)).await?;
+        let news = |row| -> Result<_> {
+            let changes: sqlx::types::Json<Vec<(u64, Vec<String>)>> = self.file.column(row, "changes")?;
+            let changes = changes.0.into_iter().map(|(revision, tags)| ViewChange { revision, tags }).collect();
+            Ok((head_of(&self.file, row)?, changes))
+        };
+        rows.iter().map(news).collect()
     }
 
     async fn snapshot(&self) -> Result<Box<dyn ViewSnapshot>> {

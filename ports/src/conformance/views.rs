@@ -32,6 +32,7 @@ pub async fn all(views: Arc<dyn ViewStore>) {
     a_large_step_arrives_whole(shared).await;
 
     the_feed_is_dense_and_read_in_chunks(shared).await;
+    the_news_are_the_heads_with_the_changes_that_were_not_seen(shared).await;
 
     every_select_equals_the_naive_reference(shared).await;
     pages_put_together_are_the_whole(shared).await;

@@ -129,6 +129,11 @@ impl Sealer {
         Ok(())
     }
 
+    /// Whether the master key opens a subject's wrapped key.
+    pub fn unwraps(&self, subject: &str, wrapped: &[u8]) -> bool {
+        self.unwrap_and_keep(subject, wrapped).is_ok()
+    }
+
     async fn key<K: SubjectKeys + ?Sized>(&self, keys: &K, subject: &str) -> Result<Option<SubjectKey>> {
         if let Some(key) = self.cached().get(subject) {
             return Ok(Some(key.clone()));

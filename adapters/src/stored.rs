@@ -110,7 +110,7 @@ pub(crate) fn serialized(event: &Recorded) -> Result<SerializedEvent> {
         event.stream.kind.as_str().to_owned(),
         event.event_type.clone(),
         event.event_version.clone(),
-        event.decode()?,
+        event.json()?,
         serde_json::Value::Object(serde_json::Map::new()),
     ))
 }

@@ -119,18 +119,31 @@ pub struct Recorded {
 }
 
 impl Recorded {
-    /// The typed event of an (opened) payload.
+    /// The typed event of an (opened) payload; one of an old version goes through its upcasts.
     pub fn decode<E: serde::de::DeserializeOwned>(&self) -> Result<E> {
-        serde_json::from_str(self.payload.get()).map_err(|error| {
-            Error::corrupt(format!(
-                "event {} {} v{} at {}:{} cannot be read: {error}",
-                self.event_id,
-                self.event_type,
-                self.event_version,
-                self.stream.context(),
-                self.position
-            ))
-        })
+        let (kind, event_type, version) = (self.stream.kind, &self.event_type, &self.event_version);
+        if !domain::is_old(kind, event_type, version) {
+            return serde_json::from_str(self.payload.get()).map_err(|error| self.unreadable(&error));
+        }
+        let mut payload = self.json()?;
+        domain::upcast(kind, event_type, version, &mut payload);
+        serde_json::from_value(payload).map_err(|error| self.unreadable(&error))
+    }
+
+    /// The payload as it stands, in the version that it was written in.
+    pub fn json(&self) -> Result<serde_json::Value> {
+        serde_json::from_str(self.payload.get()).map_err(|error| self.unreadable(&error))
+    }
+
+    fn unreadable(&self, error: &serde_json::Error) -> Error {
+        Error::corrupt(format!(
+            "event {} {} v{} at {}:{} cannot be read: {error}",
+            self.event_id,
+            self.event_type,
+            self.event_version,
+            self.stream.context(),
+            self.position
+        ))
     }
 }
 

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::export::{Export, Format, ResumeAt};
 pub use self::filter::EventFilter;
-pub use self::masked::data as masked_data;
 use self::masked::Reveal;
+pub use self::masked::data as masked_data;
 pub use self::replay::Replay;
 use super::{Operator, Rows};
 use crate::transfer::ImportArgs;

@@ -76,7 +76,8 @@ async fn answer(stream: UnixStream, operator: Operator) -> Result<()> {
         let mut text = row.to_string();
         text.push('\n');
         // A tail ends when nobody reads it any more.
-        if tokio::time::timeout(WRITE_TIMEOUT, write.write_all(text.as_bytes())).await.is_err() {
+        let written = tokio::time::timeout(WRITE_TIMEOUT, write.write_all(text.as_bytes())).await;
+        if !matches!(written, Ok(Ok(()))) {
             break;
         }
     }

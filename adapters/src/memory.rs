@@ -2,6 +2,7 @@
 
 mod log;
 mod select;
+mod transfer;
 mod views;
 
 pub use log::MemoryLog;

@@ -8,6 +8,7 @@ mod append;
 mod claims;
 mod errors;
 mod followers;
+mod inspect;
 mod log;
 mod migrate;
 mod pool;
@@ -17,6 +18,7 @@ mod seeded;
 mod shelf;
 mod snapshot;
 mod streams;
+mod transfer;
 mod views;
 
 pub use log::PostgresLog;

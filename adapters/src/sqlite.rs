@@ -6,9 +6,11 @@ mod append;
 mod file;
 mod folder;
 mod followers;
+mod inspect;
 mod log;
 mod snapshot;
 mod streams;
+mod transfer;
 mod views;
 
 pub use folder::DataFolder;

@@ -1,10 +1,10 @@
 //! What every adapter of the event log has in common: the checks of a batch and of a stretch that was read.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use cqrs_es::persist::SerializedEvent;
 use domain::{Context, StreamId, Timestamp};
-use ports::{AppendRequest, Error, Position, Recorded, Result, StreamEvents};
+use ports::{AppendRequest, Error, Import, Incarnation, Keep, Position, Recorded, Result, StreamEvents};
 
 /// The most events that one `read` answers, whatever its caller asks for.
 pub(crate) const READ_MAX: usize = 10_000;
@@ -49,6 +49,59 @@ pub(crate) fn check_dense(context: Context, after: Position, events: &[Recorded]
     Ok(())
 }
 
+/// Refuses a stretch that is not one, before anything is sent; answers each stream with the sequence that it must stand at.
+pub(crate) fn check_import(context: Context, import: &Import) -> Result<BTreeMap<&StreamId, u64>> {
+    check_dense(context, import.after, &import.events)?;
+    let mut starts: BTreeMap<&StreamId, u64> = BTreeMap::new();
+    let mut ends: HashMap<&StreamId, u64> = HashMap::new();
+    for event in &import.events {
+        let stream = &event.stream;
+        if stream.context() != context {
+            return Err(Error::corrupt(format!("{stream} belongs to the {} log, not to {context}", stream.context())));
+        }
+        let end = match ends.get(stream) {
+            Some(end) => *end,
+            None => *starts.entry(stream).or_insert(event.sequence.saturating_sub(1)),
+        };
+        if event.sequence != end + 1 {
+            let position = event.position;
+            return Err(skipped(context, position, stream, end + 1, event.sequence));
+        }
+        ends.insert(stream, event.sequence);
+    }
+    Ok(starts)
+}
+
+/// Compares what a stretch expects of a stream with where the stream stands.
+pub(crate) fn check_start(context: Context, import: &Import, stream: &StreamId, start: u64, stands: u64) -> Result<()> {
+    if start == stands {
+        return Ok(());
+    }
+    let first = import.events.iter().find(|event| event.stream == *stream).map_or(0, |event| event.position);
+    Err(skipped(context, first, stream, stands + 1, start + 1))
+}
+
+fn skipped(context: Context, position: Position, stream: &StreamId, expected: u64, found: u64) -> Error {
+    Error::corrupt(format!("{context}:{position}: {stream} goes on with {found} where {expected} must stand"))
+}
+
+/// Refuses to write a stretch where the log does not stand at its beginning or lives another life.
+pub(crate) fn check_place(context: Context, import: &Import, incarnation: Incarnation, head: Position) -> Result<()> {
+    if head != import.after {
+        let after = import.after;
+        return Err(Error::Conflict(format!(
+            "the {context} log stands at {head}; what is to be written goes on behind {after}"
+        )));
+    }
+    if head > 0 && incarnation != import.incarnation {
+        return Err(Error::Conflict(format!(
+            "the {context} log has incarnation {incarnation}; what is to be written belongs to {}",
+            import.incarnation
+        )));
+    }
+    Ok(())
+}
+
 /// The shape in which cqrs-es knows an event.
 pub(crate) fn serialized(event: &Recorded) -> Result<SerializedEvent> {
     Ok(SerializedEvent::new(
@@ -57,7 +110,7 @@ pub(crate) fn serialized(event: &Recorded) -> Result<SerializedEvent> {
         event.stream.kind.as_str().to_owned(),
         event.event_type.clone(),
         event.event_version.clone(),
-        event.decode()?,
+        event.json()?,
         serde_json::Value::Object(serde_json::Map::new()),
     ))
 }
@@ -83,6 +136,21 @@ pub(crate) fn by_stream(streams: &[StreamId], events: &[Recorded]) -> Result<Vec
         answers.push(answer);
     }
     Ok(answers)
+}
+
+pub(crate) fn keep_name(keep: Keep) -> &'static str {
+    match keep {
+        Keep::Days30 => "days30",
+        Keep::Forever => "forever",
+    }
+}
+
+pub(crate) fn keep_named(name: &str) -> Result<Keep> {
+    match name {
+        "days30" => Ok(Keep::Days30),
+        "forever" => Ok(Keep::Forever),
+        other => Err(Error::corrupt(format!("a key is kept {other:?}"))),
+    }
 }
 
 /// Microseconds since the epoch, as stored; so that a value read back equals the one that was answered.

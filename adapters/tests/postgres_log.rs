@@ -7,10 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adapters::postgres::{Databases, PostgresLog};
+use adapters::sqlite::DataFolder;
 use cluster::Cluster;
 use domain::Context;
 use ports::conformance::log::{append, commit, events, fresh_key, fresh_stream, head, keyed, request, to};
-use ports::{AppendOutcome, Checkpoint, Error, EventLog, FollowerCheckpoints, Keep, conformance};
+use ports::{
+    AppendOutcome, Checkpoint, Error, EventLog, FollowerCheckpoints, Import, Keep, SystemClock, Transfer, conformance,
+};
 use sqlx::{Connection, Executor};
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
@@ -23,6 +26,30 @@ const LOCK: &str = "SELECT pg_advisory_xact_lock(7161131779257103137)";
 async fn the_log_keeps_the_contract() {
     let cluster = Cluster::with_logs(UNITS).await;
     conformance::log::all(cluster.log(Context::Units)).await;
+}
+
+#[tokio::test]
+async fn a_log_moves_to_the_other_mode_and_back_as_it_was() {
+    let (cluster, second) = (Cluster::with_logs(UNITS).await, Cluster::with_logs(UNITS).await);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let folder = DataFolder::open(folder.path().join("data")).expect("opened");
+    let file = folder.log(Context::Units, Arc::new(SystemClock)).await.expect("a log");
+    let postgres = PostgresLog::connect(Context::Units, &cluster.server("casitas_owner"));
+    let back = PostgresLog::connect(Context::Units, &second.server("casitas_owner"));
+    conformance::log::a_log_moves_to_an_empty_one_as_it_was(&postgres, &file).await;
+    conformance::log::a_log_moves_to_an_empty_one_as_it_was(&file, &back).await;
+    conformance::log::a_renewed_log_takes_its_followers_along(&back).await;
+}
+
+#[tokio::test]
+async fn no_service_may_import() {
+    let cluster = Cluster::with_logs(UNITS).await;
+    let import = Import { incarnation: Uuid::now_v7(), ..Import::default() };
+    for user in ["casitas_command", "casitas_projector", "casitas_worker"] {
+        let log = PostgresLog::connect(Context::Units, &cluster.server(user));
+        let refused = log.import(&import).await;
+        assert!(matches!(refused, Err(Error::Rejected { .. })), "{user}: {refused:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

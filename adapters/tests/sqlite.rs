@@ -51,6 +51,14 @@ async fn the_views_keep_the_contract() {
 }
 
 #[tokio::test]
+async fn a_log_moves_and_is_renewed() {
+    let (lab, other) = (Lab::new(), Lab::new());
+    let (from, empty) = (lab.log().await, other.log().await);
+    conformance::log::a_log_moves_to_an_empty_one_as_it_was(&from, &empty).await;
+    conformance::log::a_renewed_log_takes_its_followers_along(&from).await;
+}
+
+#[tokio::test]
 async fn the_search_for_units_begins_at_the_cheapest_and_needs_no_sorting() {
     let lab = Lab::new();
     let views = lab.folder.views().await.expect("the views");

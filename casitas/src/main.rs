@@ -12,6 +12,7 @@ mod roles;
 mod secrets;
 mod socket;
 mod telemetry;
+mod transfer;
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tokio::sync::mpsc;
 
 use config::Settings;
-use operator::{Operator, Users, Verb};
+use operator::{Events, Operator, Users, Verb};
 use output::{Output, Printer};
 use platform::{Platform, Role};
 use secrets::{Readable, Secrets};
@@ -71,6 +72,8 @@ enum Command {
     Seed(SeedVerb),
     /// Print the OpenAPI document.
     Openapi,
+    /// Make a data folder from a backup (embedded).
+    Restore(transfer::RestoreArgs),
     #[command(flatten)]
     Operator(Verb),
 }
@@ -172,6 +175,12 @@ async fn run(cli: Cli) -> Result<u8> {
             seed_demo(&settings, demo::Plan { units, years, seed }).await?;
         }
         Some(Command::Openapi) => println!("{}", openapi::document().to_pretty_json()?),
+        Some(Command::Restore(args)) => {
+            let mut printer = Printer::new(cli.output, false);
+            let exit = transfer::restore(&settings, &args, &mut printer).await?;
+            printer.finish();
+            return Ok(exit);
+        }
         Some(Command::Operator(verb)) => return operate(&settings, verb, cli.output).await,
     }
     Ok(exit::OK)
@@ -221,28 +230,60 @@ async fn operate(settings: &Settings, mut verb: Verb, output: Option<Output>) ->
     if let Verb::Users(Users::Add { password, .. }) = &mut verb {
         *password = Some(read_password()?);
     }
-    let streaming = matches!(verb, Verb::Events(operator::Events::Tail { .. }));
+    let streaming = verb.is_endless();
     let mut printer = Printer::new(output, streaming);
+    let exit = match verb {
+        Verb::Events(Events::Export(export)) => transfer::export(settings, export, &mut printer).await?,
+        Verb::Events(Events::Import(import)) => transfer::import(settings, &import, &mut printer).await?,
+        Verb::Events(Events::Replay(replay)) => replay_until_interrupted(settings, replay, &mut printer).await?,
+        verb => perform(settings, verb, |row| printer.row(row)).await?,
+    };
+    printer.finish();
+    Ok(exit)
+}
+
+/// What is delivered goes to standard output alone; how far it is, and the result where that would be in its way, beside it.
+async fn replay_until_interrupted(settings: &Settings, replay: operator::Replay, printer: &mut Printer) -> Result<u8> {
+    let (into, mut next) = (replay.into.clone(), None);
+    let done = perform(settings, Verb::Events(Events::Replay(replay)), |row| {
+        if row.get("progress").is_some() {
+            eprintln!("{row}");
+            next = row["next"].as_str().map(str::to_owned);
+            true
+        } else if row.get("replayed").is_some() && into == "stdout" {
+            eprintln!("{row}");
+            true
+        } else {
+            printer.row(row)
+        }
+    });
+    tokio::select! {
+        done = done => return done,
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    let from = next.map_or_else(String::new, |next| format!(" --from {next}"));
+    eprintln!("interrupted; go on with: casitas events replay --into {into}{from}");
+    Ok(exit::INTERRUPTED)
+}
+
+/// Runs a verb in the `serve` that holds the folder, or here; whoever takes the rows says whether it goes on.
+async fn perform(settings: &Settings, verb: Verb, mut row: impl FnMut(serde_json::Value) -> bool) -> Result<u8> {
     if !settings.is_distributed()
-        && let Some(exit) = socket::ask(&settings.data_dir, &verb, |row| printer.row(row)).await?
+        && let Some(exit) = socket::ask(&settings.data_dir, &verb, &mut row).await?
     {
-        printer.finish();
         return Ok(exit);
     }
     let platform = Platform::open(settings, Role::Operator).await?;
-    let handler = match verb {
-        Verb::Users(_) => Some(platform.handler()?),
-        _ => None,
-    };
+    let handler = verb.writes().then(|| platform.handler()).transpose()?;
     let (rows, mut waiting) = mpsc::channel(64);
-    let operator = Operator::new(platform, handler, None);
+    let by = operator::account(rustix::process::getuid().as_raw());
+    let operator = Operator::new(platform, handler, None, by);
     let work = tokio::spawn(async move { operator.run(verb, rows).await });
-    while let Some(row) = waiting.recv().await {
-        if !printer.row(row) {
+    while let Some(next) = waiting.recv().await {
+        if !row(next) {
             return Ok(exit::OK);
         }
     }
-    printer.finish();
     work.await?
 }
 

@@ -1,9 +1,11 @@
 //! The operator's verbs. Each sends rows; how they are shown is `output`'s business.
 
+mod backup;
 mod doctor;
 mod events;
 mod projections;
 mod users;
+mod who;
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -18,9 +20,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-pub use self::events::Events;
+pub use self::backup::Backup;
+pub use self::events::{Events, Export, Format, Replay, ResumeAt, masked_data};
 pub use self::projections::Projections;
 pub use self::users::Users;
+pub use self::who::account;
 use crate::platform::Platform;
 
 #[derive(Clone, Debug, Subcommand, Serialize, Deserialize)]
@@ -31,7 +35,9 @@ pub enum Verb {
         #[arg(long)]
         quick: bool,
     },
-    /// Look into the event logs.
+    /// A consistent copy of the logs.
+    Backup(Backup),
+    /// Look into the event logs, replay and export them.
     #[command(subcommand)]
     Events(Events),
     /// Read models and other followers.
@@ -48,18 +54,37 @@ pub struct Operator {
     handler: Option<Handler>,
     /// Of the followers in this process.
     board: Option<Board>,
+    /// Who operates, as recorded with what is done.
+    by: String,
 }
 
 type Rows = mpsc::Sender<Value>;
 
+impl Verb {
+    /// Whether its rows are shown as they come, until interrupted.
+    pub fn is_endless(&self) -> bool {
+        matches!(self, Self::Events(Events::Tail { .. } | Events::Replay(_)))
+    }
+
+    /// Whether it needs the write path.
+    pub fn writes(&self) -> bool {
+        match self {
+            Self::Users(_) => true,
+            Self::Events(verb) => verb.writes(),
+            Self::Backup(_) | Self::Doctor { .. } | Self::Projections(_) => false,
+        }
+    }
+}
+
 impl Operator {
-    pub fn new(platform: Platform, handler: Option<Handler>, board: Option<Board>) -> Self {
-        Self { platform, handler, board }
+    pub fn new(platform: Platform, handler: Option<Handler>, board: Option<Board>, by: String) -> Self {
+        Self { platform, handler, board, by }
     }
 
     /// Runs a verb; answers the exit code.
     pub async fn run(&self, verb: Verb, rows: Rows) -> Result<u8> {
         match verb {
+            Verb::Backup(verb) => self.backup(&verb, &rows).await,
             Verb::Doctor { quick } => self.doctor(quick, &rows).await,
             Verb::Events(verb) => self.events(verb, &rows).await,
             Verb::Projections(verb) => self.projections(verb, &rows).await,
@@ -76,6 +101,6 @@ impl Operator {
     }
 }
 
-fn chained(error: ports::Error) -> anyhow::Error {
+pub fn chained(error: ports::Error) -> anyhow::Error {
     anyhow::anyhow!("{}", error.chain())
 }

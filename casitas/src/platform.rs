@@ -1,6 +1,7 @@
 //! The adapters behind the ports, chosen by the settings: SQLite and in-process parts when embedded, Postgres, Redis and RabbitMQ
 //! when distributed.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use adapters::files::ArtifactFolder;
@@ -81,6 +82,7 @@ pub struct Platform {
     /// `None` for roles that have nothing to do with jobs.
     pub queue: Option<Arc<dyn JobQueue>>,
     pub artifacts: Arc<dyn Artifacts>,
+    pub artifacts_dir: PathBuf,
     pub hints: Arc<dyn Hints>,
     pub clock: Arc<dyn Clock>,
     pub secrets: Secrets,
@@ -164,7 +166,8 @@ impl Platform {
             views,
             shared: None,
             queue: Some(Arc::new(InProcessQueue::new())),
-            artifacts: Arc::new(ArtifactFolder::open(artifacts).map_err(chained)?),
+            artifacts: Arc::new(ArtifactFolder::open(&artifacts).map_err(chained)?),
+            artifacts_dir: artifacts,
             hints: Arc::new(InProcessHints::new()),
             clock,
             secrets: init_keys(&folder.path().join("keys"))?,
@@ -219,7 +222,8 @@ impl Platform {
             views,
             shared: Some(cache),
             queue,
-            artifacts: Arc::new(ArtifactFolder::open(artifacts).map_err(chained)?),
+            artifacts: Arc::new(ArtifactFolder::open(&artifacts).map_err(chained)?),
+            artifacts_dir: artifacts,
             hints: Arc::new(RedisHints::start(&redis).map_err(chained)?),
             clock: Arc::new(SystemClock),
             secrets,

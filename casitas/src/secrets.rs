@@ -81,6 +81,13 @@ pub fn init_keys(folder: &Path) -> Result<Secrets> {
     Ok(Secrets::at(folder))
 }
 
+/// Copies the master key into a folder of keys.
+pub fn keep_master_key(secrets: &Secrets, folder: &Path) -> Result<()> {
+    let files = Files { folder, readable: Readable::Owner };
+    files.folder()?;
+    files.make("master.key", &secrets.read("master.key")?).map(drop)
+}
+
 /// Everything that the distributed mode needs. `mount` is where the servers see the folder, when it is elsewhere than here.
 pub fn init(folder: &Path, readable: Readable, mount: Option<&Path>) -> Result<Vec<String>> {
     let files = Files { folder, readable };

@@ -15,7 +15,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::operator::{Operator, Verb};
+use crate::operator::{Operator, Verb, account};
 use crate::platform::Platform;
 
 const REQUEST_MAX_BYTES: u64 = 64 * 1024;
@@ -40,15 +40,17 @@ pub fn serve(
     }
     let listener = UnixListener::bind(&path).with_context(|| format!("the socket {} cannot be made", path.display()))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-    let operator = Operator::new(platform, Some(handler), Some(board));
     Ok(async move {
+        let operator = |by| Operator::new(platform.clone(), Some(handler.clone()), Some(board.clone()), by);
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = shutdown.cancelled() => break,
             };
             let Ok((stream, _)) = accepted else { continue };
-            let (operator, token) = (operator.clone(), shutdown.clone());
+            // Who asks is told by the kernel, not by the asker.
+            let Ok(asker) = stream.peer_cred() else { continue };
+            let (operator, token) = (operator(account(asker.uid())), shutdown.clone());
             tokio::spawn(async move {
                 tokio::select! {
                     answered = answer(stream, operator) => if let Err(error) = answered {
@@ -74,7 +76,8 @@ async fn answer(stream: UnixStream, operator: Operator) -> Result<()> {
         let mut text = row.to_string();
         text.push('\n');
         // A tail ends when nobody reads it any more.
-        if tokio::time::timeout(WRITE_TIMEOUT, write.write_all(text.as_bytes())).await.is_err() {
+        let written = tokio::time::timeout(WRITE_TIMEOUT, write.write_all(text.as_bytes())).await;
+        if !matches!(written, Ok(Ok(()))) {
             break;
         }
     }

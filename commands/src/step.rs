@@ -93,6 +93,7 @@ impl Loader {
             }
             let mut payload = event.payload;
             self.sealer.open(&**log, stream, sequence, &mut payload).await?;
+            domain::upcast(stream.kind, &event.event_type, &event.event_version, &mut payload);
             let event = serde_json::from_value(payload)
                 .map_err(|error| Error::corrupt(format!("{stream} event {sequence} cannot be read: {error}")))?;
             loaded.state.apply(event);

@@ -16,7 +16,7 @@ use domain::units::{Address, OwnerShare, Property, PropertyCommand, PropertyType
 use domain::{Context, Currency, Date, HoldId, PartyId, PropertyId, StreamId, Timestamp, UnitId};
 use ports::{
     AppendOutcome, AppendRequest, Checkpoint, Error, EventLog, FollowerCheckpoints, Keep, KeyRecord, LogHead, Logs,
-    MasterKey, Position, Recorded, Result, Sealer, SubjectKeys, SystemClock,
+    MasterKey, Position, Recorded, Result, Sealer, SubjectKeys, SystemClock, Transfer,
 };
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -40,6 +40,8 @@ struct FaultyLog {
     log: MemoryLog,
     weather: Arc<Weather>,
 }
+
+impl Transfer for FaultyLog {}
 
 #[async_trait]
 impl EventLog for FaultyLog {

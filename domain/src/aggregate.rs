@@ -89,6 +89,7 @@ aggregates! {
     Unit => crate::units::Unit, Units;
     User => crate::auth::User, Auth;
     UserNameClaim => crate::auth::UserNameClaim, Auth;
+    Operations => crate::auth::Operations, Auth;
     Party => crate::legal::Party, Legal;
     Lease => crate::legal::Lease, Legal;
     Document => crate::legal::Document, Legal;
@@ -117,6 +118,10 @@ macro_rules! with_aggregate {
             }
             $crate::AggregateKind::UserNameClaim => {
                 type $A = $crate::auth::UserNameClaim;
+                $body
+            }
+            $crate::AggregateKind::Operations => {
+                type $A = $crate::auth::Operations;
                 $body
             }
             $crate::AggregateKind::Party => {

@@ -1,11 +1,14 @@
 //! What every event enum implements the same way.
 
-/// Implements `DomainEvent` (type = variant name, version "1") and `NAMES` for an event enum whose variants it lists.
+/// Implements `DomainEvent`, `NAMES` and `VERSIONS` for an event enum whose variants it lists: type = variant name, version "1"
+/// unless it says another (`UnitListed = "2"`; then `upcast` needs a step from the old one).
 macro_rules! event_names {
-    ($event:ident: $($variant:ident),+ $(,)?) => {
+    ($event:ident: $($variant:ident $(= $version:literal)?),+ $(,)?) => {
         impl $event {
             /// Every stored `event_type` of this aggregate.
             pub const NAMES: &[&str] = &[$(stringify!($variant)),+];
+            /// The version in which this build writes each of [`Self::NAMES`].
+            pub const VERSIONS: &[&str] = &[$($crate::events::event_names!(@version $($version)?)),+];
 
             pub fn name(&self) -> &'static str {
                 match self { $(Self::$variant { .. } => stringify!($variant)),+ }
@@ -18,10 +21,12 @@ macro_rules! event_names {
             }
 
             fn event_version(&self) -> String {
-                "1".to_owned()
+                match self { $(Self::$variant { .. } => $crate::events::event_names!(@version $($version)?)),+ }.to_owned()
             }
         }
     };
+    (@version) => { "1" };
+    (@version $version:literal) => { $version };
 }
 
 pub(crate) use event_names;

@@ -14,6 +14,7 @@ mod refusal;
 mod sha256;
 #[cfg(test)]
 mod testing;
+mod upcast;
 
 pub mod auth;
 pub mod finances;
@@ -29,6 +30,7 @@ pub use money::{Currency, Money};
 pub use personal::Personal;
 pub use refusal::{Refusal, RefusalClass, Refused};
 pub use sha256::Sha256;
+pub use upcast::{Upcast, is_old, is_readable, upcast};
 
 pub use cqrs_es::{Aggregate, DomainEvent};
 pub use jiff::{Timestamp, civil::Date};

@@ -8,9 +8,11 @@ mod cache;
 mod clock;
 mod error;
 mod hints;
+mod inspect;
 mod log;
 mod queue;
 mod sealing;
+mod transfer;
 mod views;
 
 #[cfg(feature = "conformance")]
@@ -21,12 +23,17 @@ pub use cache::{CacheVersion, SharedCache};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Error, Result};
 pub use hints::{HintStream, Hints, Topic};
+pub use inspect::{
+    EventQuery, MonthCount, STRETCH_MAX, Tally, count_by_reading, month_of, position_before, search_by_reading,
+    tally_by_reading,
+};
 pub use log::{
     AppendOutcome, AppendRequest, Checkpoint, EventLog, FollowerCheckpoints, Incarnation, Keep, KeyRecord, KeyUse, LogHead,
     Logs, Metadata, NewEvent, Position, Recorded, StreamAppend, StreamEvents, SubjectKeys,
 };
 pub use queue::{Delivery, JobConsumer, JobQueue, Priority, QueueDepth};
 pub use sealing::{MasterKey, Sealer};
+pub use transfer::{FollowerAt, Import, KeptKey, Transfer, WrappedKey};
 pub use views::{
     Claim, Direction, Field, FieldKind, FieldValue, Filter, ModelHead, ModelSpec, NEWS_MAX, OrderBy, Row, RowChange, Seen,
     Select, ViewBatch, ViewChange, ViewSnapshot, ViewStore,

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::{Error, Result};
+use crate::inspect::{EventQuery, Tally, count_by_reading, search_by_reading, tally_by_reading};
+use crate::{Error, Result, Transfer};
 
 /// Place in a context's whole log: 1, 2, 3 … without gaps, in commit order. 0 is before the first event.
 pub type Position = u64;
@@ -118,18 +119,31 @@ pub struct Recorded {
 }
 
 impl Recorded {
-    /// The typed event of an (opened) payload.
+    /// The typed event of an (opened) payload; one of an old version goes through its upcasts.
     pub fn decode<E: serde::de::DeserializeOwned>(&self) -> Result<E> {
-        serde_json::from_str(self.payload.get()).map_err(|error| {
-            Error::corrupt(format!(
-                "event {} {} v{} at {}:{} cannot be read: {error}",
-                self.event_id,
-                self.event_type,
-                self.event_version,
-                self.stream.context(),
-                self.position
-            ))
-        })
+        let (kind, event_type, version) = (self.stream.kind, &self.event_type, &self.event_version);
+        if !domain::is_old(kind, event_type, version) {
+            return serde_json::from_str(self.payload.get()).map_err(|error| self.unreadable(&error));
+        }
+        let mut payload = self.json()?;
+        domain::upcast(kind, event_type, version, &mut payload);
+        serde_json::from_value(payload).map_err(|error| self.unreadable(&error))
+    }
+
+    /// The payload as it stands, in the version that it was written in.
+    pub fn json(&self) -> Result<serde_json::Value> {
+        serde_json::from_str(self.payload.get()).map_err(|error| self.unreadable(&error))
+    }
+
+    fn unreadable(&self, error: &serde_json::Error) -> Error {
+        Error::corrupt(format!(
+            "event {} {} v{} at {}:{} cannot be read: {error}",
+            self.event_id,
+            self.event_type,
+            self.event_version,
+            self.stream.context(),
+            self.position
+        ))
     }
 }
 
@@ -161,7 +175,7 @@ pub struct Checkpoint {
 }
 
 #[async_trait]
-pub trait EventLog: SubjectKeys + FollowerCheckpoints + Send + Sync + 'static {
+pub trait EventLog: SubjectKeys + FollowerCheckpoints + Transfer + Send + Sync + 'static {
     fn context(&self) -> Context;
 
     /// A stream's events after a sequence, in order, through postgres-es / sqlite-es. Payloads as stored (sealed).
@@ -189,6 +203,22 @@ pub trait EventLog: SubjectKeys + FollowerCheckpoints + Send + Sync + 'static {
 
     /// The record of a key that is still kept.
     async fn find_key(&self, scope: &str, key: &str) -> Result<Option<KeyRecord>>;
+
+    /// The events in `(after, upto]` that a query wants, in order, at most `limit`. Unless the query names a stream or an event,
+    /// the stretch is walked: ask for [`STRETCH_MAX`](crate::STRETCH_MAX) positions at most at a time.
+    async fn search(&self, query: &EventQuery, after: Position, upto: Position, limit: usize) -> Result<Vec<Recorded>> {
+        search_by_reading(self, query, after, upto, limit).await
+    }
+
+    /// How many events in `(after, upto]` a query wants; bounded like [`EventLog::search`].
+    async fn count(&self, query: &EventQuery, after: Position, upto: Position) -> Result<u64> {
+        count_by_reading(self, query, after, upto).await
+    }
+
+    /// What `(after, upto]` holds, with the `most` longest streams; bounded like [`EventLog::search`].
+    async fn tally(&self, after: Position, upto: Position, most: usize) -> Result<Tally> {
+        tally_by_reading(self, after, upto, most).await
+    }
 }
 
 /// The wrapped keys of data subjects, beside the log.

@@ -120,13 +120,18 @@ impl Sealer {
     /// Opens the events of a batch that carry sealed values.
     pub async fn open_recorded<K: SubjectKeys + ?Sized>(&self, keys: &K, events: &mut [Recorded]) -> Result<()> {
         for event in events.iter_mut().filter(|event| event.payload.get().contains("\"sealed\"")) {
-            let mut payload: Value = event.decode()?;
+            let mut payload = event.json()?;
             if self.open(keys, &event.stream, event.sequence, &mut payload).await? {
                 event.payload = RawValue::from_string(payload.to_string())
                     .map_err(|error| Error::corrupt(format!("an opened event is not JSON: {error}")))?;
             }
         }
         Ok(())
+    }
+
+    /// Whether the master key opens a subject's wrapped key.
+    pub fn unwraps(&self, subject: &str, wrapped: &[u8]) -> bool {
+        self.unwrap_and_keep(subject, wrapped).is_ok()
     }
 
     async fn key<K: SubjectKeys + ?Sized>(&self, keys: &K, subject: &str) -> Result<Option<SubjectKey>> {

@@ -8,40 +8,40 @@ use cqrs_es::persist::SerializedEvent;
 use domain::{Context, StreamId, Timestamp};
 use ports::{
     AppendOutcome, AppendRequest, Checkpoint, Clock, Error, EventLog, FollowerCheckpoints, Incarnation, Keep, KeyRecord,
-    KeyUse, LogHead, Position, Recorded, Result, StreamEvents, SubjectKeys,
+    KeyUse, LogHead, Position, Recorded, Result, StreamEvents, SubjectKeys, WrappedKey,
 };
 use uuid::Uuid;
 
 use crate::stored::{DAY_US, KEY_DAYS, READ_MAX, by_stream, check_batch, distinct, from_micros, micros, serialized};
 
 pub struct MemoryLog {
-    context: Context,
-    clock: Arc<dyn Clock>,
+    pub(super) context: Context,
+    pub(super) clock: Arc<dyn Clock>,
     state: Mutex<State>,
 }
 
-struct State {
-    incarnation: Incarnation,
+pub(super) struct State {
+    pub(super) incarnation: Incarnation,
     /// Index + 1 is the position.
-    events: Vec<Recorded>,
+    pub(super) events: Vec<Recorded>,
     /// Index into `events`, in order of sequence.
-    streams: HashMap<StreamId, Vec<usize>>,
-    ids: HashMap<Uuid, usize>,
-    keys: HashMap<(String, String), StoredKey>,
-    subjects: HashMap<String, Option<Vec<u8>>>,
-    followers: HashMap<String, Follower>,
+    pub(super) streams: HashMap<StreamId, Vec<usize>>,
+    pub(super) ids: HashMap<Uuid, usize>,
+    pub(super) keys: HashMap<(String, String), StoredKey>,
+    pub(super) subjects: HashMap<String, WrappedKey>,
+    pub(super) followers: HashMap<String, Follower>,
 }
 
-struct StoredKey {
-    record: KeyRecord,
-    keep: Keep,
-    created_at: Timestamp,
+pub(super) struct StoredKey {
+    pub(super) record: KeyRecord,
+    pub(super) keep: Keep,
+    pub(super) created_at: Timestamp,
 }
 
 #[derive(Default)]
-struct Follower {
-    term: u64,
-    checkpoint: Option<Checkpoint>,
+pub(super) struct Follower {
+    pub(super) term: u64,
+    pub(super) checkpoint: Option<Checkpoint>,
 }
 
 impl MemoryLog {
@@ -58,13 +58,13 @@ impl MemoryLog {
         Self { context, clock, state: Mutex::new(state) }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("the log's lock is never poisoned: nothing under it panics")
     }
 }
 
 impl State {
-    fn version(&self, stream: &StreamId) -> u64 {
+    pub(super) fn version(&self, stream: &StreamId) -> u64 {
         self.streams.get(stream).map_or(0, |events| events.len() as u64)
     }
 
@@ -149,7 +149,7 @@ impl State {
 }
 
 impl StoredKey {
-    fn is_kept(&self, now: Timestamp) -> bool {
+    pub(super) fn is_kept(&self, now: Timestamp) -> bool {
         match self.keep {
             Keep::Forever => true,
             Keep::Days30 => micros(self.created_at) > micros(now) - KEY_DAYS * DAY_US,
@@ -217,17 +217,32 @@ impl EventLog for MemoryLog {
 #[async_trait]
 impl SubjectKeys for MemoryLog {
     async fn subject_key(&self, subject: &str) -> Result<Option<Vec<u8>>> {
-        Ok(self.state().subjects.get(subject).cloned().flatten())
+        Ok(self.state().subjects.get(subject).and_then(|key| key.wrapped.clone()))
     }
 
     async fn create_subject_key(&self, subject: &str, wrapped: &[u8]) -> Result<Vec<u8>> {
+        let created_at = from_micros(micros(self.clock.now()))?;
         let mut state = self.state();
-        let stored = state.subjects.entry(subject.to_owned()).or_insert_with(|| Some(wrapped.to_vec()));
-        stored.clone().ok_or_else(|| Error::rejected("the key store", format!("the key of {subject} was destroyed")))
+        let stored = state.subjects.entry(subject.to_owned()).or_insert_with(|| WrappedKey {
+            subject: subject.to_owned(),
+            wrapped: Some(wrapped.to_vec()),
+            created_at,
+            erased_at: None,
+        });
+        stored.wrapped.clone().ok_or_else(|| Error::rejected("the key store", format!("the key of {subject} was destroyed")))
     }
 
     async fn destroy_subject_key(&self, subject: &str) -> Result<()> {
-        self.state().subjects.insert(subject.to_owned(), None);
+        let now = from_micros(micros(self.clock.now()))?;
+        let mut state = self.state();
+        let stored = state.subjects.entry(subject.to_owned()).or_insert_with(|| WrappedKey {
+            subject: subject.to_owned(),
+            wrapped: None,
+            created_at: now,
+            erased_at: Some(now),
+        });
+        stored.wrapped = None;
+        stored.erased_at.get_or_insert(now);
         Ok(())
     }
 }

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use domain::StreamId;
-use ports::{AppendOutcome, AppendRequest, Error, Keep, KeyRecord, Result};
+use ports::{AppendOutcome, AppendRequest, Error, KeyRecord, Result};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{Postgres, Row};
 use uuid::Uuid;
 
-use crate::stored::{from_micros, signed, unsigned};
+use crate::stored::{from_micros, keep_name, signed, unsigned};
 
 const SQL: &str = "SELECT request, kind, first_position, last_position,
     (extract(epoch FROM at) * 1000000)::bigint AS at, stream, actual, outcome
@@ -130,13 +130,6 @@ impl<'a> Arrays<'a> {
             .bind(&self.correlation_id)
             .bind(&self.causation_id)
             .bind(&self.traceparent)
-    }
-}
-
-fn keep_name(keep: Keep) -> &'static str {
-    match keep {
-        Keep::Days30 => "days30",
-        Keep::Forever => "forever",
     }
 }
 

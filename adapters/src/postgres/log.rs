@@ -5,7 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use async_trait::async_trait;
 use cqrs_es::persist::{PersistedEventRepository, SerializedEvent};
 use domain::{Context, StreamId, with_aggregate};
-use ports::{AppendOutcome, AppendRequest, Error, EventLog, KeyRecord, LogHead, Position, Recorded, Result, StreamEvents};
+use ports::{
+    AppendOutcome, AppendRequest, Error, EventLog, EventQuery, KeyRecord, LogHead, Position, Recorded, Result, StreamEvents,
+    Tally,
+};
 use postgres_es::PostgresEventRepository;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{ConnectOptions, Connection, Decode, PgPool, Postgres, Row, Type};
@@ -31,7 +34,7 @@ const FIND_KEY: &str = "SELECT request_hash, outcome::text AS outcome, position 
     WHERE scope = $1 AND key = $2 AND (keep = 'forever' OR created_at > now() - interval '30 days')";
 
 pub struct PostgresLog {
-    context: Context,
+    pub(super) context: Context,
     what: String,
     server: PostgresServer,
     connected: RwLock<Arc<Connected>>,
@@ -43,8 +46,8 @@ pub struct PostgresLog {
     pub(super) claims: Claims,
 }
 
-struct Connected {
-    pool: PgPool,
+pub(super) struct Connected {
+    pub(super) pool: PgPool,
     repository: PostgresEventRepository,
 }
 
@@ -70,7 +73,7 @@ impl PostgresLog {
         }
     }
 
-    fn connected(&self) -> Arc<Connected> {
+    pub(super) fn connected(&self) -> Arc<Connected> {
         self.connected.read().expect("the lock is never poisoned: nothing under it panics").clone()
     }
 
@@ -204,5 +207,17 @@ impl EventLog for PostgresLog {
             outcome: serde_json::from_str(outcome).map_err(|error| Error::corrupt(format!("{}: {error}", self.what)))?,
             position: unsigned(self.column(&row, "position")?)?,
         }))
+    }
+
+    async fn search(&self, query: &EventQuery, after: Position, upto: Position, limit: usize) -> Result<Vec<Recorded>> {
+        self.found(query, after, upto, limit).await
+    }
+
+    async fn count(&self, query: &EventQuery, after: Position, upto: Position) -> Result<u64> {
+        self.counted(query, after, upto).await
+    }
+
+    async fn tally(&self, after: Position, upto: Position, most: usize) -> Result<Tally> {
+        self.tallied(after, upto, most).await
     }
 }

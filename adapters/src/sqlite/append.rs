@@ -3,12 +3,12 @@
 
 use std::collections::HashMap;
 
-use ports::{AppendOutcome, AppendRequest, Error, Keep, KeyRecord, KeyUse, NewEvent, Position, Result, StreamAppend};
+use ports::{AppendOutcome, AppendRequest, Error, KeyRecord, KeyUse, NewEvent, Position, Result, StreamAppend};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{FromRow, Sqlite, query::Query};
 
 use super::file::{DatabaseFile, ROWS_MAX, rows_for};
-use crate::stored::{DAY_US, KEY_DAYS, from_micros, signed, unsigned};
+use crate::stored::{DAY_US, KEY_DAYS, from_micros, keep_name, signed, unsigned};
 
 type Name<'a> = (&'a str, &'a str);
 
@@ -198,12 +198,8 @@ impl Append<'_> {
             );
             let at = self.recorded_at_us;
             let insert = group.iter().fold(sqlx::query(&sql), |query, (key, position)| {
-                let keep = match key.keep {
-                    Keep::Days30 => "days30",
-                    Keep::Forever => "forever",
-                };
                 let query = query.bind(&key.scope).bind(&key.key).bind(&key.request_hash).bind(key.outcome.to_string());
-                query.bind(*position).bind(keep).bind(at)
+                query.bind(*position).bind(keep_name(key.keep)).bind(at)
             });
             self.file.run(insert.execute(&mut *self.connection)).await?;
         }

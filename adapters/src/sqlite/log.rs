@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use cqrs_es::persist::{PersistedEventRepository, SerializedEvent};
 use domain::{Context, StreamId, with_aggregate};
 use ports::{
-    AppendOutcome, AppendRequest, Clock, EventLog, KeyRecord, LogHead, Metadata, Position, Recorded, Result, StreamEvents,
+    AppendOutcome, AppendRequest, Clock, EventLog, EventQuery, KeyRecord, LogHead, Metadata, Position, Recorded, Result,
+    StreamEvents, Tally,
 };
 use serde_json::value::RawValue;
 use sqlite_es::SqliteEventRepository;
@@ -19,6 +20,10 @@ use crate::stored::{DAY_US, KEY_DAYS, READ_MAX, check_batch, check_dense, from_m
 
 const STEPS: &[Step] = &[(1, "log", include_str!("../../migrations/sqlite/log/0001_log.sql"))];
 
+pub(super) const COLUMNS: &str =
+    "position, event_id, aggregate_type, aggregate_id, sequence, event_type, event_version, payload,
+    effective_on, recorded_at, actor, correlation_id, causation_id, traceparent";
+
 const READ: &str = "SELECT position, event_id, aggregate_type, aggregate_id, sequence, event_type, event_version, payload,
     effective_on, recorded_at, actor, correlation_id, causation_id, traceparent
     FROM events WHERE position > ? ORDER BY position LIMIT ?";
@@ -27,7 +32,7 @@ const HEAD: &str = "SELECT i.incarnation, e.position, e.event_id, e.recorded_at 
     LEFT JOIN (SELECT position, event_id, recorded_at FROM events ORDER BY position DESC LIMIT 1) e";
 
 pub struct SqliteLog {
-    context: Context,
+    pub(super) context: Context,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) file: DatabaseFile,
     repository: SqliteEventRepository,
@@ -124,5 +129,17 @@ impl EventLog for SqliteLog {
 
     async fn find_key(&self, scope: &str, key: &str) -> Result<Option<KeyRecord>> {
         find_key(&self.file, &self.file.readers, scope, key, micros(self.clock.now())).await
+    }
+
+    async fn search(&self, query: &EventQuery, after: Position, upto: Position, limit: usize) -> Result<Vec<Recorded>> {
+        self.found(query, after, upto, limit).await
+    }
+
+    async fn count(&self, query: &EventQuery, after: Position, upto: Position) -> Result<u64> {
+        self.counted(query, after, upto).await
+    }
+
+    async fn tally(&self, after: Position, upto: Position, most: usize) -> Result<Tally> {
+        self.tallied(after, upto, most).await
     }
 }

@@ -42,6 +42,7 @@ impl Stage {
             shared: None,
             queue: Some(Arc::new(InProcessQueue::new())),
             artifacts: Arc::new(ArtifactFolder::open(folder.path().join("artifacts")).expect("artifacts")),
+            artifacts_dir: folder.path().join("artifacts"),
             hints: Arc::new(InProcessHints::new()),
             clock,
             secrets: init_keys(&folder.path().join("keys")).expect("keys"),

@@ -1,237 +1,156 @@
-//! `casitas events`: a look into the logs.
+//! `casitas events`: looking into the logs, what was when, and history sent on or moved.
 
-use std::str::FromStr;
-use std::time::Duration;
+mod export;
+mod filter;
+mod look;
+mod masked;
+mod replay;
+mod sinks;
+mod state;
+mod stats;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::Subcommand;
-use domain::Timestamp;
+use domain::auth::OperatorAction;
 use ports::Recorded;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use uuid::Uuid;
 
-use super::{Operator, Rows, chained};
-use crate::exit;
-
-const CHUNK: usize = 500;
-const TAIL_POLL: Duration = Duration::from_millis(200);
+pub use self::export::{Export, Format, ResumeAt};
+pub use self::filter::EventFilter;
+use self::masked::Reveal;
+pub use self::masked::data as masked_data;
+pub use self::replay::Replay;
+use super::{Operator, Rows};
+use crate::transfer::ImportArgs;
 
 #[derive(Clone, Debug, Subcommand, Serialize, Deserialize)]
 pub enum Events {
     /// The latest events, oldest first.
+    #[command(after_help = "Example: casitas events list --context legal --type LeaseSigned --since 2026-11-01 --limit 50")]
     List {
         #[command(flatten)]
         filter: EventFilter,
         /// At most so many.
         #[arg(long, default_value_t = 20)]
         limit: usize,
+        /// With what happened, personal data masked.
+        #[arg(long)]
+        data: bool,
+        #[command(flatten)]
+        reveal: Reveal,
     },
     /// Events as they come, until interrupted.
+    #[command(after_help = "Example: casitas events tail --context units --type HoldPlaced")]
     Tail {
         #[command(flatten)]
         filter: EventFilter,
+        /// With what happened, personal data masked.
+        #[arg(long)]
+        data: bool,
+        #[command(flatten)]
+        reveal: Reveal,
     },
     /// One event whole: CONTEXT:POSITION or an event id.
+    #[command(after_help = "Example: casitas events show legal:1042 --reveal --reason 'question of the tenant'")]
     Show {
         event: String,
-        /// Open personal data; who did is recorded in the log of this process.
-        #[arg(long)]
-        reveal: bool,
+        #[command(flatten)]
+        reveal: Reveal,
     },
+    /// What an aggregate was at a version or a time.
+    #[command(after_help = "Example: casitas events state units unit:0192f0c1-… --at 2026-11-01T12:00:00Z")]
+    State {
+        /// auth, units, legal, finances or reports.
+        context: String,
+        /// The stream, e.g. unit:0192…; the id alone where one stream of the context has it.
+        stream: String,
+        /// A version (1, 2, 3 …) or an instant; now when absent.
+        #[arg(long)]
+        at: Option<String>,
+        #[command(flatten)]
+        reveal: Reveal,
+    },
+    /// What changed in an aggregate between two versions or times.
+    #[command(after_help = "Example: casitas events diff units unit:0192f0c1-… 3 2026-11-01T12:00:00Z")]
+    Diff {
+        /// auth, units, legal, finances or reports.
+        context: String,
+        /// The stream, e.g. unit:0192….
+        stream: String,
+        /// The earlier version or instant; version 0 is before the first event.
+        a: String,
+        /// The later one.
+        b: String,
+        #[command(flatten)]
+        reveal: Reveal,
+    },
+    /// Events by context, month and type, and the largest streams.
+    #[command(after_help = "Example: casitas events stats --context finances --top 10 -o table")]
+    Stats {
+        /// auth, units, legal, finances or reports; all when absent.
+        #[arg(long)]
+        context: Option<String>,
+        /// The largest streams of each context.
+        #[arg(long, default_value_t = 5)]
+        top: usize,
+    },
+    /// Deliver history again: to a fold, a webhook or a pipe.
+    Replay(Replay),
+    /// Write the whole history to a file.
+    Export(Export),
+    /// Write an export into an empty store.
+    Import(ImportArgs),
 }
 
-#[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
-pub struct EventFilter {
-    /// auth, units, legal, finances or reports; all when absent.
-    #[arg(long)]
-    pub context: Option<String>,
-    /// The stream, e.g. unit:0192….
-    #[arg(long)]
-    pub stream: Option<String>,
-    /// Event type, e.g. HoldPlaced.
-    #[arg(long = "type")]
-    pub event_type: Option<String>,
-    /// Recorded at or after this instant, e.g. 2026-11-01T00:00:00Z.
-    #[arg(long)]
-    pub since: Option<String>,
-    /// Only after this position (with --context).
-    #[arg(long)]
-    pub after_position: Option<u64>,
+impl Events {
+    /// Whether it records what was done.
+    pub fn writes(&self) -> bool {
+        match self {
+            Self::List { reveal, .. }
+            | Self::Tail { reveal, .. }
+            | Self::Show { reveal, .. }
+            | Self::State { reveal, .. }
+            | Self::Diff { reveal, .. } => reveal.reveal,
+            Self::Stats { .. } | Self::Replay(_) | Self::Export(_) | Self::Import(_) => false,
+        }
+    }
 }
 
 impl Operator {
     pub(super) async fn events(&self, verb: Events, rows: &Rows) -> Result<u8> {
         match verb {
-            Events::List { filter, limit } => self.list_events(&filter, limit, rows).await,
-            Events::Tail { filter } => self.tail_events(&filter, rows).await,
-            Events::Show { event, reveal } => self.show_event(&event, reveal, rows).await,
+            Events::List { filter, limit, data, reveal } => self.list_events(&filter, limit, data, &reveal, rows).await,
+            Events::Tail { filter, data, reveal } => self.tail_events(&filter, data, &reveal, rows).await,
+            Events::Show { event, reveal } => self.show_event(&event, &reveal, rows).await,
+            Events::State { context, stream, at, reveal } => {
+                self.show_state(&context, &stream, at.as_deref(), &reveal, rows).await
+            }
+            Events::Diff { context, stream, a, b, reveal } => {
+                self.show_diff(&context, &stream, [&a, &b], &reveal, rows).await
+            }
+            Events::Stats { context, top } => self.show_stats(context.as_deref(), top, rows).await,
+            Events::Replay(replay) => self.replay(&replay, rows).await,
+            Events::Export(export) => self.export(&export, rows).await,
+            Events::Import(_) => bail!("an import opens the store itself: nothing may run on it"),
         }
     }
 
-    async fn list_events(&self, filter: &EventFilter, limit: usize, rows: &Rows) -> Result<u8> {
-        let wanted = Wanted::parse(filter)?;
-        let mut found: Vec<Recorded> = vec![];
-        for log in self.logs(filter.context.as_deref())? {
-            let head = log.head().await.map_err(chained)?.position;
-            let mut kept: std::collections::VecDeque<Recorded> = Default::default();
-            // With nothing to look for, the last `limit` positions are the answer; otherwise the log is searched.
-            let mut after = match (wanted.is_open(), filter.after_position) {
-                (_, Some(after)) => after,
-                (true, None) => head.saturating_sub(limit as u64),
-                (false, None) => 0,
-            };
-            while after < head {
-                let chunk = log.read(after, CHUNK).await.map_err(chained)?;
-                let Some(last) = chunk.last() else { break };
-                after = last.position;
-                for event in chunk.into_iter().filter(|event| wanted.matches(event)) {
-                    kept.push_back(event);
-                    if kept.len() > limit {
-                        kept.pop_front();
-                    }
-                }
+    /// Opens the personal data of events of one context, after it was recorded that this is done.
+    async fn reveal(&self, verb: &str, reveal: &Reveal, events: &mut [Recorded]) -> Result<()> {
+        for events in events.chunks_mut(domain::auth::Operations::REVEALED_MAX) {
+            let sealed = events.iter().filter(|event| masked::is_sealed(event));
+            let places: Vec<String> = sealed.map(|event| format!("{}:{}", event.stream.context(), event.position)).collect();
+            if places.is_empty() {
+                continue;
             }
-            found.extend(kept);
-        }
-        found.sort_by_key(|event| (event.recorded_at, event.stream.context(), event.position));
-        for event in &found[found.len().saturating_sub(limit)..] {
-            rows.send(summary(event)).await?;
-        }
-        Ok(exit::OK)
-    }
-
-    async fn tail_events(&self, filter: &EventFilter, rows: &Rows) -> Result<u8> {
-        let wanted = Wanted::parse(filter)?;
-        let mut places = vec![];
-        for log in self.logs(filter.context.as_deref())? {
-            let from = match filter.after_position {
-                Some(position) => position,
-                None => log.head().await.map_err(chained)?.position,
-            };
-            places.push((log, from));
-        }
-        loop {
-            for (log, after) in &mut places {
-                let chunk = log.read(*after, CHUNK).await.map_err(chained)?;
-                for event in chunk {
-                    *after = event.position;
-                    if wanted.matches(&event) && rows.send(summary(&event)).await.is_err() {
-                        return Ok(exit::OK);
-                    }
-                }
-            }
-            tokio::select! {
-                () = tokio::time::sleep(TAIL_POLL) => {}
-                () = rows.closed() => return Ok(exit::OK),
+            let action = OperatorAction::RevealPersonalData { verb: verb.to_owned(), events: places };
+            self.record(action, reveal.reason.clone()).await?;
+            let sealer = self.platform.sealer()?;
+            for event in events.iter_mut().filter(|event| masked::is_sealed(event)) {
+                let log = self.platform.logs.get(event.stream.context()).map_err(super::chained)?;
+                sealer.open_recorded(&**log, std::slice::from_mut(event)).await.map_err(super::chained)?;
             }
         }
-    }
-
-    async fn show_event(&self, text: &str, reveal: bool, rows: &Rows) -> Result<u8> {
-        let mut found = None;
-        if let Some((context, position)) = text.split_once(':') {
-            let position: u64 = position.parse().with_context(|| format!("{position:?} is no position"))?;
-            let log = &self.logs(Some(context))?[0];
-            found = log.read(position.saturating_sub(1), 1).await.map_err(chained)?.pop();
-        } else {
-            let id: Uuid = text.parse().with_context(|| format!("{text:?} is neither CONTEXT:POSITION nor an event id"))?;
-            for log in self.logs(None)? {
-                let mut after = 0;
-                while found.is_none() {
-                    let chunk = log.read(after, CHUNK).await.map_err(chained)?;
-                    let Some(last) = chunk.last() else { break };
-                    after = last.position;
-                    found = chunk.into_iter().find(|event| event.event_id == id);
-                }
-            }
-        }
-        let Some(event) = found else {
-            eprintln!("there is no event {text}");
-            return Ok(exit::NOT_FOUND);
-        };
-        let mut events = [event];
-        if reveal {
-            tracing::warn!(event.id = %events[0].event_id, "an operator opened the personal data of an event");
-            let log = self.platform.logs.get(events[0].stream.context()).map_err(chained)?;
-            self.platform.sealer()?.open_recorded(&**log, &mut events).await.map_err(chained)?;
-        }
-        rows.send(whole(&events[0])?).await?;
-        Ok(exit::OK)
-    }
-}
-
-struct Wanted {
-    stream: Option<String>,
-    event_type: Option<String>,
-    since: Option<Timestamp>,
-}
-
-impl Wanted {
-    fn parse(filter: &EventFilter) -> Result<Self> {
-        if filter.after_position.is_some() && filter.context.is_none() {
-            bail!("--after-position needs --context: each context counts its own positions");
-        }
-        let since = filter
-            .since
-            .as_deref()
-            .map(Timestamp::from_str)
-            .transpose()
-            .context("--since is an instant, e.g. 2026-11-01T00:00:00Z")?;
-        Ok(Self { stream: filter.stream.clone(), event_type: filter.event_type.clone(), since })
-    }
-
-    fn is_open(&self) -> bool {
-        self.stream.is_none() && self.event_type.is_none() && self.since.is_none()
-    }
-
-    fn matches(&self, event: &Recorded) -> bool {
-        self.stream.as_ref().is_none_or(|stream| event.stream.to_string() == *stream)
-            && self.event_type.as_ref().is_none_or(|wanted| event.event_type == *wanted)
-            && self.since.is_none_or(|since| event.recorded_at >= since)
-    }
-}
-
-fn summary(event: &Recorded) -> Value {
-    json!({
-        "context": event.stream.context().as_str(),
-        "position": event.position,
-        "recorded_at": event.recorded_at.to_string(),
-        "type": event.event_type,
-        "stream": event.stream.to_string(),
-        "sequence": event.sequence,
-        "effective_on": event.effective_on.to_string(),
-        "actor": event.metadata.actor,
-        "event_id": event.event_id,
-    })
-}
-
-fn whole(event: &Recorded) -> Result<Value> {
-    let mut value = summary(event);
-    if let Some(fields) = value.as_object_mut() {
-        fields.insert("version".into(), json!(event.event_version));
-        fields.insert("correlation_id".into(), json!(event.metadata.correlation_id));
-        fields.insert("causation_id".into(), json!(event.metadata.causation_id));
-        fields.insert("traceparent".into(), json!(event.metadata.traceparent));
-        let mut data = serde_json::from_str(event.payload.get())?;
-        hide_password_hash(&mut data);
-        fields.insert("data".into(), data);
-    }
-    Ok(value)
-}
-
-/// Nobody needs to see a password's hash, revealed or not.
-fn hide_password_hash(data: &mut Value) {
-    match data {
-        Value::Object(fields) => {
-            for (name, value) in fields.iter_mut() {
-                match name.as_str() {
-                    "password_hash" if !value.is_null() => *value = json!("(hidden)"),
-                    _ => hide_password_hash(value),
-                }
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(hide_password_hash),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        Ok(())
     }
 }

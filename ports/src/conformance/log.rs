@@ -3,9 +3,11 @@
 
 mod append;
 mod followers;
+mod inspect;
 mod keys;
 mod order;
 mod subjects;
+mod transfer;
 
 use std::sync::Arc;
 
@@ -17,9 +19,11 @@ use crate::{AppendOutcome, AppendRequest, EventLog, Metadata, NewEvent, Position
 
 pub use append::*;
 pub use followers::*;
+pub use inspect::*;
 pub use keys::*;
 pub use order::*;
 pub use subjects::*;
+pub use transfer::*;
 
 pub async fn all(log: Arc<dyn EventLog>) {
     let shared = log.as_ref();
@@ -51,6 +55,9 @@ pub async fn all(log: Arc<dyn EventLog>) {
 
     the_first_key_of_a_subject_stays(shared).await;
     a_destroyed_key_is_gone_for_good(shared).await;
+
+    a_search_finds_what_was_asked_and_nothing_else(shared).await;
+    a_tally_counts_by_month_and_type_and_names_the_longest_streams(shared).await;
 }
 
 /// A stream of the log's context that does not exist yet.

@@ -8,7 +8,7 @@ use cqrs_es::persist::SerializedEvent;
 use domain::{Context, StreamId};
 use ports::{
     AppendOutcome, AppendRequest, Checkpoint, Clock, EventLog, FollowerCheckpoints, KeyRecord, LogHead, Position, Recorded,
-    Result, StreamEvents, SubjectKeys,
+    Result, StreamEvents, SubjectKeys, Transfer,
 };
 use uuid::Uuid;
 
@@ -94,6 +94,8 @@ impl SimLog {
         format!("{} {what}", self.store.inner.context())
     }
 }
+
+impl Transfer for SimLog {}
 
 #[async_trait]
 impl EventLog for SimLog {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use super::system::{Embedded, System};
-use super::{access, caching, crashes, edge, fuzz, input, jobs, privacy, races, reads, walkthrough};
+use super::{access, caching, crashes, edge, fuzz, history, input, jobs, privacy, races, reads, walkthrough};
 use crate::stack::Options;
 use crate::test::BINARY_VARIABLE;
 use crate::workspace::{Profile, build_casitas};
@@ -97,8 +97,13 @@ impl Suite {
 type Theme = fn(&mut Suite) -> Result<()>;
 
 /// Systems of their own, each with its scenarios in order.
-pub const THEMES: [(&str, Theme); 4] =
-    [("first-run", first_run), ("embedded", embedded), ("distributed", distributed), ("faults", faults)];
+pub const THEMES: [(&str, Theme); 5] = [
+    ("first-run", first_run),
+    ("history", history),
+    ("embedded", embedded),
+    ("distributed", distributed),
+    ("faults", faults),
+];
 
 /// Runs the themes with this name, or all.
 ///
@@ -148,6 +153,18 @@ fn first_run(suite: &mut Suite) -> Result<()> {
         Ok(format!("{figure}; up with its data after {seconds:.1} s"))
     });
     Ok(())
+}
+
+/// What operators do with the logs alone.
+fn history(suite: &mut Suite) -> Result<()> {
+    let lab = history::Lab::start(&suite.binary, suite.size)?;
+    suite.check("moves", "export from a folder, import to Postgres and back: the same bytes", |_| lab.moves());
+    suite.check("cuts", "a connection cut in the middle of an export and of a replay", |_| lab.cuts());
+    let system = System::Embedded(Box::new(Embedded::start_empty(&suite.binary)?));
+    suite.check("backup", "a backup beside commands is one moment, and serves when restored", |size| {
+        history::backup(&system, size)
+    });
+    system.stop()
 }
 
 fn embedded(suite: &mut Suite) -> Result<()> {

@@ -254,6 +254,22 @@ impl Embedded {
         Ok(embedded)
     }
 
+    /// A folder made from a backup that has its master key.
+    pub fn restored(binary: &Path, backup: &Path) -> Result<Self> {
+        let mut embedded = Self::new(binary, &[])?;
+        let log = embedded.dir.path().join("restore.log");
+        Program::new("restore", binary, log)
+            .args(["restore".into(), backup.to_string_lossy(), "--data-dir".into(), embedded.data_dir().to_string_lossy()])
+            .dir(embedded.dir.path())
+            .run()?;
+        embedded.start()?;
+        Ok(embedded)
+    }
+
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     fn new(binary: &Path, args: &[&str]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("casitas-embedded-").tempdir()?;
         let port = free_port()?;

@@ -15,6 +15,11 @@ fn first_run() {
 }
 
 #[test]
+fn history() {
+    theme("history");
+}
+
+#[test]
 fn embedded() {
     theme("embedded");
 }
@@ -31,5 +36,5 @@ fn faults() {
 
 #[test]
 fn every_theme_has_a_test() {
-    assert_eq!(THEMES.map(|(name, _)| name), ["first-run", "embedded", "distributed", "faults"]);
+    assert_eq!(THEMES.map(|(name, _)| name), ["first-run", "history", "embedded", "distributed", "faults"]);
 }

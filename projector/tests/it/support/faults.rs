@@ -9,8 +9,8 @@ use cqrs_es::persist::SerializedEvent;
 use domain::{Context, StreamId};
 use ports::{
     AppendOutcome, AppendRequest, Checkpoint, Claim, Error, EventLog, FollowerCheckpoints, JobConsumer, JobQueue, KeyRecord,
-    LogHead, ModelHead, ModelSpec, Position, Priority, QueueDepth, Recorded, Result, SubjectKeys, ViewBatch, ViewChange,
-    ViewSnapshot, ViewStore,
+    LogHead, ModelHead, ModelSpec, Position, Priority, QueueDepth, Recorded, Result, SubjectKeys, Transfer, ViewBatch,
+    ViewChange, ViewSnapshot, ViewStore,
 };
 use serde_json::Value;
 use uuid::Uuid;
@@ -66,6 +66,8 @@ impl FaultyLog {
         self.hang.lock().expect("unpoisoned").clone()
     }
 }
+
+impl Transfer for FaultyLog {}
 
 #[async_trait]
 impl EventLog for FaultyLog {

@@ -1,0 +1,220 @@
+//! Export and import of a log: the tables beside the events, and a stretch written as it was. Only the owner of the databases may
+//! write so: no service can put an event at a place and a time of its choice.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use domain::StreamId;
+use ports::{Checkpoint, Error, FollowerAt, Import, Incarnation, KeptKey, Result, Transfer, WrappedKey};
+use serde_json::value::RawValue;
+use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{Connection, Executor};
+use uuid::Uuid;
+
+use super::errors::{Call, within};
+use super::log::PostgresLog;
+use super::pool::acquire;
+use crate::stored::{check_import, check_place, check_start, from_micros, keep_name, keep_named, micros, signed, unsigned};
+
+const KEPT: &str = "SELECT scope, key, keep, request_hash, outcome::text AS outcome, position,
+        (extract(epoch FROM created_at) * 1000000)::bigint AS created_at
+    FROM idempotency_keys WHERE (scope, key) > ($1, $2) AND (keep = 'forever' OR created_at > now() - interval '30 days')
+    ORDER BY scope, key LIMIT $3";
+
+const WRAPPED: &str = "SELECT subject, wrapped, (extract(epoch FROM created_at) * 1000000)::bigint AS created_at,
+        (extract(epoch FROM erased_at) * 1000000)::bigint AS erased_at
+    FROM subject_keys WHERE subject > $1 ORDER BY subject LIMIT $2";
+
+/// The lock of `casitas_append`, in a statement of its own, and no longer than the session can be heard of.
+const LOCK: &str = "SET LOCAL idle_in_transaction_session_timeout = '10s'; SET LOCAL lock_timeout = '4s';
+    SELECT pg_advisory_xact_lock(7161131779257103137)";
+
+const PLACE: &str = "SELECT incarnation, coalesce((SELECT max(position) FROM events), 0) AS head FROM log_incarnation";
+
+const EVENTS: &str =
+    "INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, position,
+        event_id, effective_on, recorded_at, actor, correlation_id, causation_id, traceparent)
+    SELECT t, i, s, y, v, p::json, n, e, d::date, timestamptz 'epoch' + r * interval '1 microsecond', a, c, u, w
+      FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::uuid[],
+                  $9::text[], $10::bigint[], $11::text[], $12::uuid[], $13::uuid[], $14::text[])
+           x(t, i, s, y, v, p, n, e, d, r, a, c, u, w)";
+
+const KEYS: &str = "INSERT INTO idempotency_keys (scope, key, request_hash, outcome, position, keep, created_at)
+    SELECT s, k, h, o::json, p, e, timestamptz 'epoch' + c * interval '1 microsecond'
+      FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bigint[])
+           x(s, k, h, o, p, e, c)
+    ON CONFLICT DO NOTHING";
+
+const FOLLOWER: &str = "INSERT INTO follower_checkpoints AS old (name, term, incarnation, position, event_id)
+    VALUES ($1, 1, $2, $3, $4)
+    ON CONFLICT (name) DO UPDATE SET term = old.term + 1, incarnation = excluded.incarnation, position = excluded.position,
+        event_id = excluded.event_id, updated_at = now()";
+
+const SUBJECTS: &str = "INSERT INTO subject_keys (subject, wrapped, created_at, erased_at)
+    SELECT s, w, timestamptz 'epoch' + c * interval '1 microsecond', timestamptz 'epoch' + e * interval '1 microsecond'
+      FROM unnest($1::text[], $2::bytea[], $3::bigint[], $4::bigint[]) x(s, w, c, e)
+    ON CONFLICT DO NOTHING";
+
+#[async_trait]
+impl Transfer for PostgresLog {
+    async fn kept_keys(&self, after: Option<(&str, &str)>, limit: usize) -> Result<Vec<KeptKey>> {
+        let (scope, key) = after.unwrap_or_default();
+        let query = sqlx::query(KEPT).bind(scope).bind(key).bind(limit as i64);
+        let rows = self.run(Call::Read, async |connection| query.fetch_all(connection).await).await?;
+        let kept = |row: &PgRow| {
+            Ok(KeptKey {
+                scope: self.column(row, "scope")?,
+                key: self.column(row, "key")?,
+                keep: keep_named(self.column(row, "keep")?)?,
+                request_hash: self.column(row, "request_hash")?,
+                outcome: RawValue::from_string(self.column(row, "outcome")?)
+                    .map_err(|error| Error::corrupt(format!("{}: {error}", self.what())))?,
+                position: unsigned(self.column(row, "position")?)?,
+                created_at: from_micros(self.column(row, "created_at")?)?,
+            })
+        };
+        rows.iter().map(kept).collect()
+    }
+
+    async fn followers(&self) -> Result<Vec<FollowerAt>> {
+        let query = sqlx::query(
+            "SELECT name, incarnation, position, event_id FROM follower_checkpoints WHERE position IS NOT NULL ORDER BY name",
+        );
+        let rows = self.run(Call::Read, async |connection| query.fetch_all(connection).await).await?;
+        let at = |row: &PgRow| {
+            let checkpoint = Checkpoint {
+                incarnation: self.column(row, "incarnation")?,
+                position: unsigned(self.column(row, "position")?)?,
+                event_id: self.column(row, "event_id")?,
+            };
+            Ok(FollowerAt { name: self.column(row, "name")?, checkpoint })
+        };
+        rows.iter().map(at).collect()
+    }
+
+    async fn wrapped_keys(&self, after: Option<&str>, limit: usize) -> Result<Vec<WrappedKey>> {
+        let query = sqlx::query(WRAPPED).bind(after.unwrap_or_default()).bind(limit as i64);
+        let rows = self.run(Call::Read, async |connection| query.fetch_all(connection).await).await?;
+        let wrapped = |row: &PgRow| {
+            Ok(WrappedKey {
+                subject: self.column(row, "subject")?,
+                wrapped: self.column(row, "wrapped")?,
+                created_at: from_micros(self.column(row, "created_at")?)?,
+                erased_at: self.column::<Option<i64>>(row, "erased_at")?.map(from_micros).transpose()?,
+            })
+        };
+        rows.iter().map(wrapped).collect()
+    }
+
+    async fn import(&self, import: &Import) -> Result<()> {
+        let starts = check_import(self.context, import)?;
+        let mut connection = acquire(&self.connected().pool, self.what()).await?;
+        // Until the commit nothing can have happened: whatever fails before is a failed read, as far as the caller is concerned.
+        let mut transaction = within(self.what(), Call::Read, connection.begin()).await?;
+        let written = self.write(&mut transaction, import, starts).await;
+        match written {
+            Ok(()) => within(self.what(), Call::Write, transaction.commit()).await,
+            Err(error) => {
+                // A connection that does not answer is not asked to roll back.
+                if !error.is_transient() {
+                    within(self.what(), Call::Read, transaction.rollback()).await?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn renew_incarnation(&self) -> Result<Incarnation> {
+        let query = sqlx::query_scalar(
+            "WITH old AS (SELECT incarnation FROM log_incarnation),
+                  new AS (UPDATE log_incarnation SET incarnation = $1, since = now() RETURNING incarnation),
+                  moved AS (UPDATE follower_checkpoints f SET incarnation = $1 FROM old WHERE f.incarnation = old.incarnation)
+             SELECT incarnation FROM new",
+        );
+        let query = query.bind(Uuid::new_v4());
+        self.run(Call::Write, async |connection| query.fetch_one(connection).await).await
+    }
+}
+
+impl PostgresLog {
+    async fn write(&self, connection: &mut PgConnection, import: &Import, starts: BTreeMap<&StreamId, u64>) -> Result<()> {
+        let what = self.what();
+        within(what, Call::Read, connection.execute(sqlx::raw_sql(LOCK))).await?;
+        let place = within(what, Call::Read, sqlx::query(PLACE).fetch_one(&mut *connection)).await?;
+        let head = unsigned(self.column(&place, "head")?)?;
+        check_place(self.context, import, self.column(&place, "incarnation")?, head)?;
+        let (kinds, ids): (Vec<&str>, Vec<&str>) =
+            starts.keys().map(|stream| (stream.kind.as_str(), stream.id.as_str())).unzip();
+        let stands = sqlx::query(
+            "SELECT coalesce((SELECT max(sequence) FROM events WHERE aggregate_type = t AND aggregate_id = i), 0) AS sequence
+               FROM unnest($1::text[], $2::text[]) WITH ORDINALITY x(t, i, o) ORDER BY o",
+        );
+        let stands = within(what, Call::Read, stands.bind(kinds).bind(ids).fetch_all(&mut *connection)).await?;
+        for ((stream, start), row) in starts.into_iter().zip(&stands) {
+            check_start(self.context, import, stream, start, unsigned(self.column(row, "sequence")?)?)?;
+        }
+        if head == 0 {
+            let take_over = sqlx::query("UPDATE log_incarnation SET incarnation = $1").bind(import.incarnation);
+            within(what, Call::Read, take_over.execute(&mut *connection)).await?;
+        }
+        self.write_events(connection, import).await?;
+        self.write_beside(connection, import).await
+    }
+
+    async fn write_events(&self, connection: &mut PgConnection, import: &Import) -> Result<()> {
+        let events = &import.events;
+        if events.is_empty() {
+            return Ok(());
+        }
+        let sequences: Vec<i64> = events.iter().map(|event| signed(event.sequence)).collect::<Result<_>>()?;
+        let positions: Vec<i64> = events.iter().map(|event| signed(event.position)).collect::<Result<_>>()?;
+        let insert = sqlx::query(EVENTS)
+            .bind(events.iter().map(|event| event.stream.kind.as_str()).collect::<Vec<_>>())
+            .bind(events.iter().map(|event| event.stream.id.as_str()).collect::<Vec<_>>())
+            .bind(sequences)
+            .bind(events.iter().map(|event| event.event_type.as_str()).collect::<Vec<_>>())
+            .bind(events.iter().map(|event| event.event_version.as_str()).collect::<Vec<_>>())
+            .bind(events.iter().map(|event| event.payload.get()).collect::<Vec<_>>())
+            .bind(positions)
+            .bind(events.iter().map(|event| event.event_id).collect::<Vec<_>>())
+            .bind(events.iter().map(|event| event.effective_on.to_string()).collect::<Vec<_>>())
+            .bind(events.iter().map(|event| micros(event.recorded_at)).collect::<Vec<_>>())
+            .bind(events.iter().map(|event| event.metadata.actor.as_str()).collect::<Vec<_>>())
+            .bind(events.iter().map(|event| event.metadata.correlation_id).collect::<Vec<_>>())
+            .bind(events.iter().map(|event| event.metadata.causation_id).collect::<Vec<_>>())
+            .bind(events.iter().map(|event| event.metadata.traceparent.as_deref()).collect::<Vec<_>>());
+        within(self.what(), Call::Read, insert.execute(connection)).await.map(drop)
+    }
+
+    async fn write_beside(&self, connection: &mut PgConnection, import: &Import) -> Result<()> {
+        let what = self.what();
+        let keys = &import.keys;
+        if !keys.is_empty() {
+            let positions: Vec<i64> = keys.iter().map(|key| signed(key.position)).collect::<Result<_>>()?;
+            let insert = sqlx::query(KEYS)
+                .bind(keys.iter().map(|key| key.scope.as_str()).collect::<Vec<_>>())
+                .bind(keys.iter().map(|key| key.key.as_str()).collect::<Vec<_>>())
+                .bind(keys.iter().map(|key| key.request_hash.as_str()).collect::<Vec<_>>())
+                .bind(keys.iter().map(|key| key.outcome.get()).collect::<Vec<_>>())
+                .bind(positions)
+                .bind(keys.iter().map(|key| keep_name(key.keep)).collect::<Vec<_>>())
+                .bind(keys.iter().map(|key| micros(key.created_at)).collect::<Vec<_>>());
+            within(what, Call::Read, insert.execute(&mut *connection)).await?;
+        }
+        for FollowerAt { name, checkpoint } in &import.followers {
+            let set = sqlx::query(FOLLOWER).bind(name).bind(checkpoint.incarnation);
+            let set = set.bind(signed(checkpoint.position)?).bind(checkpoint.event_id);
+            within(what, Call::Read, set.execute(&mut *connection)).await?;
+        }
+        let subjects = &import.subjects;
+        if !subjects.is_empty() {
+            let insert = sqlx::query(SUBJECTS)
+                .bind(subjects.iter().map(|key| key.subject.as_str()).collect::<Vec<_>>())
+                .bind(subjects.iter().map(|key| key.wrapped.as_deref()).collect::<Vec<_>>())
+                .bind(subjects.iter().map(|key| micros(key.created_at)).collect::<Vec<_>>())
+                .bind(subjects.iter().map(|key| key.erased_at.map(micros)).collect::<Vec<_>>());
+            within(what, Call::Read, insert.execute(connection)).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,364 @@
+//! `events import`: a native export into the logs of an empty store of either mode.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use adapters::postgres::{PostgresLog, PostgresServer};
+use anyhow::{Context as _, Result, bail, ensure};
+use domain::{Context, StreamId};
+use ports::{EventLog, Import, Recorded, Sealer, WrappedKey};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::format::{EVENTS, Header, Line, SUBJECT_KEYS, event_line};
+use super::lines::{LineReader, beside};
+use super::progress::Progress;
+use crate::config::Settings;
+use crate::exit;
+use crate::operator::chained;
+use crate::output::Printer;
+use crate::platform::{Platform, Role};
+use crate::secrets::Secrets;
+
+/// Rows of one transaction.
+const BATCH: usize = 1_000;
+
+#[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
+#[command(
+    long_about = "Write an export into an empty store.
+
+The logs get the events with the positions, ids, times and incarnations that they had: what is exported from here afterwards is the \
+same file. Nothing else may run on the store meanwhile: stop `casitas serve`, or all roles of a distributed system (its databases must \
+have been made by `casitas migrate`; the import logs in as their owner).
+
+The whole file is checked before anything is written. The keys of data subjects are read from FILE.keys, or --keys; they are of use \
+only with the master key of the system that exported: copy its master.key into the folder `keys` of an embedded store, or into the \
+secrets of a distributed one, first. Copy the artifacts folder too: uploaded documents are not part of an export.
+
+What was cut off goes on with --resume: the store must hold exactly the beginning of the same file.",
+    after_help = "Examples:
+  casitas events import history.ndjson.zst --dry-run
+  casitas events import history.ndjson.zst
+  CASITAS_POSTGRES=db:5432 CASITAS_SECRETS_DIR=/run/secrets casitas events import history.ndjson.zst --resume"
+)]
+pub struct ImportArgs {
+    /// What `casitas events export` wrote.
+    pub file: PathBuf,
+    /// The wrapped keys of data subjects; FILE.keys when absent.
+    #[arg(long, conflicts_with = "without_keys")]
+    pub keys: Option<PathBuf>,
+    /// Import no keys of data subjects: nobody can read the personal data.
+    #[arg(long)]
+    pub without_keys: bool,
+    /// Check the file and the store, and write nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Go on where an import of the same file was cut off.
+    #[arg(long)]
+    pub resume: bool,
+}
+
+/// Checks, then writes; answers the exit code.
+pub async fn import(settings: &Settings, args: &ImportArgs, printer: &mut Printer) -> Result<u8> {
+    let keys = keys_path(args)?;
+    let checked = check_file(&args.file)?;
+    let subjects = keys.as_deref().map(read_subjects).transpose()?.unwrap_or_default();
+    if args.dry_run && !settings.is_distributed() && !settings.data_dir.exists() {
+        printer.row(checked.row(&args.file, subjects.len(), "checked"));
+        return Ok(exit::OK);
+    }
+    let target = Target::open(settings).await?;
+    if let Some(why) = in_the_way(&target.logs, &checked.header, args.resume).await? {
+        eprintln!("error: {why}");
+        return Ok(exit::CONFLICT);
+    }
+    check_master_key(&target.sealer, &subjects)?;
+    if args.dry_run {
+        printer.row(checked.row(&args.file, subjects.len(), "checked"));
+        return Ok(exit::OK);
+    }
+    let mut writer = Writer::new(&target.logs, &checked.header);
+    let written = writer.run(&args.file, &subjects).await;
+    writer.progress.clear();
+    if let Err(error) = written {
+        let again = format!("casitas events import {} --resume", args.file.display());
+        return Err(error.context(format!("the import stopped behind {}; go on with: {again}", writer.at)));
+    }
+    printer.row(checked.row(&args.file, subjects.len(), "imported"));
+    Ok(exit::OK)
+}
+
+/// What a file holds, after all of it was read.
+struct Checked {
+    header: Header,
+    events: u64,
+    keys: u64,
+    sha256: String,
+}
+
+impl Checked {
+    fn row(&self, file: &Path, subjects: usize, state: &str) -> Value {
+        let positions: serde_json::Map<String, Value> =
+            self.header.contexts.iter().map(|head| (head.context.to_string(), json!(head.position))).collect();
+        json!({"file": file, "state": state, "events": self.events, "keys": self.keys, "subject_keys": subjects,
+            "positions": positions, "sha256": self.sha256})
+    }
+}
+
+fn keys_path(args: &ImportArgs) -> Result<Option<PathBuf>> {
+    if args.without_keys {
+        return Ok(None);
+    }
+    let path = args.keys.clone().unwrap_or_else(|| beside(&args.file, ".keys"));
+    ensure!(
+        path.exists(),
+        "there is no {}: say --keys FILE, or --without-keys to import without the keys of data subjects",
+        path.display()
+    );
+    Ok(Some(path))
+}
+
+fn read_header(reader: &mut LineReader, format: &str) -> Result<Header> {
+    match reader.next()? {
+        Some(Line::Header(header)) => {
+            header.check(format)?;
+            Ok(header)
+        }
+        _ => bail!("{} is no header of {format}", reader.place()),
+    }
+}
+
+/// Reads the whole file: the order of everything, the counts and the digest.
+fn check_file(path: &Path) -> Result<Checked> {
+    let mut reader = LineReader::open(path)?;
+    let header = read_header(&mut reader, EVENTS)?;
+    let names: Vec<Context> = header.contexts.iter().map(|head| head.context).collect();
+    ensure!(names == Context::ALL, "{}: the contexts are {names:?}", reader.place());
+    let (mut place, mut position, mut events, mut keys) = (0, 0, 0, 0);
+    let mut streams: HashMap<StreamId, u64> = HashMap::new();
+    while let Some(line) = reader.next()? {
+        match line {
+            Line::Event(event) => {
+                while place < names.len() && header.contexts[place].position == position {
+                    (place, position) = (place + 1, 0);
+                    streams.clear();
+                }
+                let event = event.recorded().with_context(|| reader.place())?;
+                let context = names.get(place).copied();
+                ensure!(
+                    context == Some(event.stream.context()) && event.position == position + 1,
+                    "{}: {}:{} does not go on behind {}:{position}",
+                    reader.place(),
+                    event.stream.context(),
+                    event.position,
+                    context.map_or("the end", Context::as_str)
+                );
+                let sequence = streams.entry(event.stream.clone()).or_default();
+                ensure!(
+                    event.sequence == *sequence + 1,
+                    "{}: {} goes on with {} behind {sequence}",
+                    reader.place(),
+                    event.stream,
+                    event.sequence
+                );
+                *sequence += 1;
+                position += 1;
+                events += 1;
+            }
+            Line::Key(_) => keys += 1,
+            Line::Trailer(trailer) => {
+                ensure!(
+                    (trailer.events, trailer.keys, header.events()) == (events, keys, events),
+                    "{}: the trailer tells of {} events and {} keys, the header of {} events; there are {events} and {keys}",
+                    path.display(),
+                    trailer.events,
+                    trailer.keys,
+                    header.events()
+                );
+                return Ok(Checked { header, events, keys, sha256: trailer.sha256 });
+            }
+            Line::Header(_) | Line::Subject(_) => bail!("{} is out of place", reader.place()),
+        }
+    }
+    bail!("{} breaks off after {events} of {} events: it has no trailer", path.display(), header.events())
+}
+
+fn read_subjects(path: &Path) -> Result<Vec<(Context, WrappedKey)>> {
+    let mut reader = LineReader::open(path)?;
+    read_header(&mut reader, SUBJECT_KEYS)?;
+    let mut found = vec![];
+    while let Some(line) = reader.next()? {
+        match line {
+            Line::Subject(subject) => found.push((subject.context, subject.key().with_context(|| reader.place())?)),
+            Line::Trailer(trailer) => {
+                ensure!(
+                    trailer.keys == found.len() as u64,
+                    "{} has {} keys, its trailer tells of {}",
+                    path.display(),
+                    found.len(),
+                    trailer.keys
+                );
+                return Ok(found);
+            }
+            _ => bail!("{} is out of place", reader.place()),
+        }
+    }
+    bail!("{} breaks off after {} keys", path.display(), found.len())
+}
+
+/// The logs to be written, by whoever may.
+struct Target {
+    logs: Vec<Arc<dyn EventLog>>,
+    sealer: Sealer,
+}
+
+impl Target {
+    async fn open(settings: &Settings) -> Result<Self> {
+        if let Some(address) = &settings.postgres {
+            let folder = settings.secrets_dir.clone();
+            let secrets = Secrets::at(folder.context("set CASITAS_SECRETS_DIR: the folder of `casitas secrets init`")?);
+            let password = secrets.read("postgres_password")?;
+            let owner = PostgresServer::new(address, "casitas_owner", &password).map_err(chained)?;
+            let log = |context| Arc::new(PostgresLog::connect(context, &owner)) as Arc<dyn EventLog>;
+            return Ok(Self { logs: Context::ALL.map(log).to_vec(), sealer: Sealer::new(secrets.master_key()?) });
+        }
+        let platform = Platform::open(settings, Role::Operator).await?;
+        let logs: Result<Vec<_>> =
+            Context::ALL.into_iter().map(|c| platform.logs.get(c).cloned().map_err(chained)).collect();
+        Ok(Self { logs: logs?, sealer: platform.sealer()? })
+    }
+}
+
+/// Why the store cannot take the file.
+async fn in_the_way(logs: &[Arc<dyn EventLog>], header: &Header, resume: bool) -> Result<Option<String>> {
+    for (log, head) in logs.iter().zip(&header.contexts) {
+        let context = log.context();
+        let stands = log.head().await.map_err(chained)?;
+        if stands.position == 0 {
+            continue;
+        }
+        if !resume {
+            return Ok(Some(format!(
+                "the {context} log is not empty, it stands at {}: an import needs an empty store (--resume goes on with an \
+                 import of the same file that was cut off)",
+                stands.position
+            )));
+        }
+        if stands.incarnation != head.incarnation || stands.position > head.position {
+            return Ok(Some(format!(
+                "the {context} log (at {}, incarnation {}) is no beginning of that of the file (to {}, incarnation {})",
+                stands.position, stands.incarnation, head.position, head.incarnation
+            )));
+        }
+    }
+    Ok(None)
+}
+
+fn check_master_key(sealer: &Sealer, subjects: &[(Context, WrappedKey)]) -> Result<()> {
+    let first = subjects.iter().find_map(|(_, key)| Some((&key.subject, key.wrapped.as_ref()?)));
+    let Some((subject, wrapped)) = first else { return Ok(()) };
+    ensure!(
+        sealer.unwraps(subject, wrapped),
+        "the keys of data subjects are wrapped by another master key than that of this store: put master.key of the system that \
+         exported in the place of this one's (folder `keys` of an embedded store, the secrets of a distributed one)"
+    );
+    Ok(())
+}
+
+struct Writer<'a> {
+    logs: &'a [Arc<dyn EventLog>],
+    header: &'a Header,
+    /// Where everything before is written: `context:position`.
+    at: String,
+    progress: Progress,
+}
+
+impl<'a> Writer<'a> {
+    fn new(logs: &'a [Arc<dyn EventLog>], header: &'a Header) -> Self {
+        Self { logs, header, at: "nothing".into(), progress: Progress::of("import", header.events()) }
+    }
+
+    async fn run(&mut self, path: &Path, subjects: &[(Context, WrappedKey)]) -> Result<()> {
+        let mut reader = LineReader::open(path)?;
+        read_header(&mut reader, EVENTS)?;
+        let mut next = reader.next()?;
+        for (log, head) in self.logs.iter().zip(self.header.contexts.iter()) {
+            let context = log.context();
+            // What a first try has written already.
+            let stands = log.head().await.map_err(chained)?.position;
+            let mut stored = Stored::of(&**log, stands);
+            let mut import = Import { incarnation: head.incarnation, after: stands, ..Import::default() };
+            loop {
+                match next {
+                    Some(Line::Event(event)) if event.context == context => {
+                        let event = event.recorded()?;
+                        if event.position <= stands {
+                            stored.compare(&event).await?;
+                        } else {
+                            import.events.push(event);
+                        }
+                    }
+                    Some(Line::Key(key)) if key.context == context => import.keys.push(key.into()),
+                    other => {
+                        next = other;
+                        break;
+                    }
+                }
+                if import.events.len() + import.keys.len() >= BATCH {
+                    self.write(&**log, &mut import).await?;
+                }
+                next = reader.next()?;
+            }
+            let own = subjects.iter().filter(|(of, _)| *of == context).map(|(_, key)| key);
+            for subject in own {
+                import.subjects.push(subject.clone());
+                if import.subjects.len() >= BATCH {
+                    self.write(&**log, &mut import).await?;
+                }
+            }
+            import.followers = head.followers();
+            self.write(&**log, &mut import).await?;
+        }
+        ensure!(matches!(next, Some(Line::Trailer(_))), "{} is out of place", reader.place());
+        Ok(())
+    }
+
+    async fn write(&mut self, log: &dyn EventLog, import: &mut Import) -> Result<()> {
+        let (context, count) = (log.context(), import.events.len() as u64);
+        self.at = format!("{context}:{}", import.after);
+        log.import(import).await.map_err(chained)?;
+        let after = import.after + count;
+        self.at = format!("{context}:{after}");
+        self.progress.add(count);
+        *import = Import { incarnation: import.incarnation, after, ..Import::default() };
+        Ok(())
+    }
+}
+
+/// The events that are there already, read along with the file.
+struct Stored<'a> {
+    log: &'a dyn EventLog,
+    upto: u64,
+    page: std::collections::VecDeque<Recorded>,
+}
+
+impl<'a> Stored<'a> {
+    fn of(log: &'a dyn EventLog, upto: u64) -> Self {
+        Self { log, upto, page: Default::default() }
+    }
+
+    async fn compare(&mut self, event: &Recorded) -> Result<()> {
+        if self.page.is_empty() {
+            let limit = BATCH.min((self.upto + 1 - event.position) as usize);
+            self.page = self.log.read(event.position - 1, limit).await.map_err(chained)?.into();
+        }
+        let place = format!("{}:{}", event.stream.context(), event.position);
+        let stored = self.page.pop_front().with_context(|| format!("the store has no {place}"))?;
+        ensure!(
+            event_line(&stored)? == event_line(event)?,
+            "the store has another event at {place} than the file: it was not left by an import of this file"
+        );
+        Ok(())
+    }
+}

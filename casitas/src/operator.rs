@@ -4,6 +4,7 @@ mod doctor;
 mod events;
 mod projections;
 mod users;
+mod verify;
 
 use std::str::FromStr;
 use std::sync::Arc;

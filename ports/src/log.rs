@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::{Error, Result};
+use crate::{Error, HashChain, Result};
 
 /// Place in a context's whole log: 1, 2, 3 … without gaps, in commit order. 0 is before the first event.
 pub type Position = u64;
@@ -161,7 +161,7 @@ pub struct Checkpoint {
 }
 
 #[async_trait]
-pub trait EventLog: SubjectKeys + FollowerCheckpoints + Send + Sync + 'static {
+pub trait EventLog: SubjectKeys + FollowerCheckpoints + HashChain + Send + Sync + 'static {
     fn context(&self) -> Context;
 
     /// A stream's events after a sequence, in order, through postgres-es / sqlite-es. Payloads as stored (sealed).
@@ -205,6 +205,8 @@ pub trait SubjectKeys: Send + Sync + 'static {
 #[async_trait]
 pub trait FollowerCheckpoints: Send + Sync + 'static {
     async fn follower_checkpoint(&self, name: &str) -> Result<Option<Checkpoint>>;
+    /// Every follower that has a checkpoint here, by name.
+    async fn follower_checkpoints(&self) -> Result<Vec<(String, Checkpoint)>>;
     /// Leadership of a follower until the process ends or the connection is lost: a new, higher term; `None` while another
     /// process holds it.
     async fn claim_follower(&self, name: &str) -> Result<Option<u64>>;

@@ -8,28 +8,30 @@ use cqrs_es::persist::SerializedEvent;
 use domain::{Context, StreamId, Timestamp};
 use ports::{
     AppendOutcome, AppendRequest, Checkpoint, Clock, Error, EventLog, FollowerCheckpoints, Incarnation, Keep, KeyRecord,
-    KeyUse, LogHead, Position, Recorded, Result, StreamEvents, SubjectKeys,
+    KeyUse, Link, LogHead, Position, Recorded, Result, StreamEvents, SubjectKeys,
 };
 use uuid::Uuid;
 
 use crate::stored::{DAY_US, KEY_DAYS, READ_MAX, by_stream, check_batch, distinct, from_micros, micros, serialized};
 
 pub struct MemoryLog {
-    context: Context,
-    clock: Arc<dyn Clock>,
+    pub(super) context: Context,
+    pub(super) clock: Arc<dyn Clock>,
     state: Mutex<State>,
 }
 
-struct State {
+pub(super) struct State {
     incarnation: Incarnation,
     /// Index + 1 is the position.
-    events: Vec<Recorded>,
+    pub(super) events: Vec<Recorded>,
     /// Index into `events`, in order of sequence.
     streams: HashMap<StreamId, Vec<usize>>,
     ids: HashMap<Uuid, usize>,
     keys: HashMap<(String, String), StoredKey>,
     subjects: HashMap<String, Option<Vec<u8>>>,
     followers: HashMap<String, Follower>,
+    /// In order.
+    pub(super) chain: Vec<Link>,
 }
 
 struct StoredKey {
@@ -54,11 +56,12 @@ impl MemoryLog {
             keys: HashMap::new(),
             subjects: HashMap::new(),
             followers: HashMap::new(),
+            chain: Vec::new(),
         };
         Self { context, clock, state: Mutex::new(state) }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("the log's lock is never poisoned: nothing under it panics")
     }
 }
@@ -236,6 +239,14 @@ impl SubjectKeys for MemoryLog {
 impl FollowerCheckpoints for MemoryLog {
     async fn follower_checkpoint(&self, name: &str) -> Result<Option<Checkpoint>> {
         Ok(self.state().followers.get(name).and_then(|follower| follower.checkpoint.clone()))
+    }
+
+    async fn follower_checkpoints(&self) -> Result<Vec<(String, Checkpoint)>> {
+        let state = self.state();
+        let followers = state.followers.iter();
+        let mut all: Vec<_> = followers.filter_map(|(name, one)| Some((name.clone(), one.checkpoint.clone()?))).collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(all)
     }
 
     async fn claim_follower(&self, name: &str) -> Result<Option<u64>> {

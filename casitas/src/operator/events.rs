@@ -1,5 +1,6 @@
 //! `casitas events`: a look into the logs.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -39,6 +40,20 @@ pub enum Events {
         #[arg(long)]
         reveal: bool,
     },
+    /// Check that history is what happened: positions, streams, payloads, checkpoints, the hash chain; exit 6 when it is not.
+    Verify {
+        /// auth, units, legal, finances or reports; all when absent.
+        #[arg(long)]
+        context: Option<String>,
+        /// Heads that `casitas events anchor` has signed: also shows a chain that was computed anew, and a log set back.
+        #[arg(long, value_name = "FILE", value_parser = super::verify::absolute)]
+        anchor: Option<PathBuf>,
+    },
+    /// Sign the heads of all logs and add them to a file, to be kept where nobody who can write the databases can.
+    Anchor {
+        #[arg(value_parser = super::verify::absolute)]
+        file: PathBuf,
+    },
 }
 
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
@@ -66,6 +81,8 @@ impl Operator {
             Events::List { filter, limit } => self.list_events(&filter, limit, rows).await,
             Events::Tail { filter } => self.tail_events(&filter, rows).await,
             Events::Show { event, reveal } => self.show_event(&event, reveal, rows).await,
+            Events::Verify { context, anchor } => self.verify(context.as_deref(), anchor.as_deref(), rows).await,
+            Events::Anchor { file } => self.anchor(&file, rows).await,
         }
     }
 

@@ -260,7 +260,7 @@ mod tests {
         let told: String = mark.iter().map(|byte| format!("{byte:02x}")).collect();
         assert!(event().digest().to_string().starts_with(&told));
         assert_eq!(head.position, 1);
-        assert_eq!(head.hash.to_string(), "TO BE FILLED");
+        assert_eq!(head.hash.to_string(), "c0271cccbb9827784335bde6c1288836f51b201e35b3311b32757b72aa28bd57");
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub(crate) mod crashes;
 pub(crate) mod dates;
 mod edge;
 mod fuzz;
+mod history;
 mod input;
 mod jobs;
 mod privacy;

@@ -134,7 +134,7 @@ async fn the_file_itself_refuses_changes_to_history() {
     for (change, why) in [
         ("UPDATE events SET actor = 'x'", "append-only"),
         ("DELETE FROM events WHERE position = 3", "append-only"),
-        ("UPDATE chain SET marks = ''", "append-only"),
+        ("UPDATE chain SET marks = X''", "append-only"),
         ("DELETE FROM chain", "append-only"),
         ("INSERT OR REPLACE INTO events SELECT * FROM events WHERE position = 2", "position"),
         (

@@ -56,6 +56,13 @@ struct Broken {
     missing: bool,
 }
 
+impl Broken {
+    fn take(&mut self, strange: Vec<(i64, String)>) {
+        let room = (NAMED_MAX + 1).saturating_sub(self.strange.len());
+        self.strange.extend(strange.into_iter().take(room));
+    }
+}
+
 impl<'a> Sealed<'a> {
     /// `anchors` in order of position. The links are read first and the log's head after this: what is sealed meanwhile is of
     /// no concern.
@@ -100,6 +107,7 @@ impl<'a> Sealed<'a> {
     pub async fn finish(&mut self, found: &mut Found) -> Result<()> {
         let last = self.head.position;
         self.compare_before(last + 1, found).await?;
+        self.end_in_stretch().await?;
         self.tell_broken(found);
         let context = self.log.context();
         if self.end > last {
@@ -113,6 +121,20 @@ impl<'a> Sealed<'a> {
                 anchor.made_at, anchor.position
             );
             found.add("anchor", Some(anchor.position as i64), why, restore(self.log));
+        }
+        Ok(())
+    }
+
+    /// The rows end within a link: its hash says nothing about them, its marks do.
+    async fn end_in_stretch(&mut self) -> Result<()> {
+        let (last, strange) = (self.head.position, std::mem::take(&mut self.stretch.strange));
+        let Some(link) = self.link().await? else { return Ok(()) };
+        let (after, sealed_at) = (link.after, link.sealed_at);
+        if !strange.is_empty() {
+            let whole = || Broken { after, to: last, sealed_at, strange: Vec::new(), missing: false };
+            let broken = self.broken.get_or_insert_with(whole);
+            broken.to = last;
+            broken.take(strange);
         }
         Ok(())
     }
@@ -161,8 +183,7 @@ impl<'a> Sealed<'a> {
             });
             broken.to = link.head.position;
             broken.missing |= rows != length;
-            let room = (NAMED_MAX + 1).saturating_sub(broken.strange.len());
-            broken.strange.extend(strange.into_iter().take(room));
+            broken.take(strange);
         }
         self.compared = link.head.position;
         // What follows is compared with what was sealed, so that one change is told once.

@@ -5,6 +5,7 @@
 //! first needed: a process starts while its server is still coming up, and its calls are `Unavailable` until then.
 
 mod append;
+mod chain;
 mod claims;
 mod errors;
 mod followers;

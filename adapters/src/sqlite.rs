@@ -3,6 +3,7 @@
 //! Exactly one connection a file writes and checkpoints; all others are opened read-only. Only one process holds a folder.
 
 mod append;
+mod chain;
 mod file;
 mod folder;
 mod followers;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use cqrs_es::persist::SerializedEvent;
-use domain::{Context, StreamId, Timestamp};
+use domain::{Context, Sha256, StreamId, Timestamp};
 use ports::{AppendRequest, Error, Import, Incarnation, Keep, Position, Recorded, Result, StreamEvents};
 
 /// The most events that one `read` answers, whatever its caller asks for.
@@ -165,6 +165,12 @@ pub(crate) fn from_micros(micros: i64) -> Result<Timestamp> {
 /// Stored numbers are never negative; one that is was not written by us.
 pub(crate) fn unsigned(number: i64) -> Result<u64> {
     u64::try_from(number).map_err(|_| Error::corrupt(format!("a stored count is negative: {number}")))
+}
+
+/// A stored digest.
+pub(crate) fn hash(bytes: &[u8]) -> Result<Sha256> {
+    let bytes = bytes.try_into().map_err(|_| Error::corrupt(format!("a stored hash has {} bytes", bytes.len())))?;
+    Ok(Sha256::from_bytes(bytes))
 }
 
 pub(crate) fn signed(number: u64) -> Result<i64> {

@@ -12,7 +12,8 @@ use cluster::Cluster;
 use domain::Context;
 use ports::conformance::log::{append, commit, events, fresh_key, fresh_stream, head, keyed, request, to};
 use ports::{
-    AppendOutcome, Checkpoint, Error, EventLog, FollowerCheckpoints, Import, Keep, SystemClock, Transfer, conformance,
+    AppendOutcome, ChainHead, Checkpoint, Error, EventLog, FollowerCheckpoints, HashChain, Import, Keep, SystemClock,
+    Transfer, conformance,
 };
 use sqlx::{Connection, Executor};
 use tokio::time::{Instant, timeout};
@@ -245,6 +246,8 @@ async fn writers_append_through_the_function_and_change_nothing() {
             "UPDATE idempotency_keys SET request_hash = 'x'",
             "DELETE FROM idempotency_keys",
             "DELETE FROM subject_keys",
+            "UPDATE chain SET marks = ''",
+            "DELETE FROM chain",
             "UPDATE log_incarnation SET incarnation = gen_random_uuid()",
             "CREATE TABLE mine (x int)",
         ] {
@@ -255,12 +258,22 @@ async fn writers_append_through_the_function_and_change_nothing() {
     assert_eq!(log.read(0, 10).await.expect("read").len(), 2);
 }
 
+/// One link over all there is.
+async fn seal(log: &PostgresLog) {
+    let mut head = ChainHead::start(log.context());
+    let marks = head.extend(log.context(), &log.scan(0, 100).await.expect("scanned")).expect("dense");
+    log.add_link(0, &head, &marks).await.expect("added");
+}
+
 #[tokio::test]
 async fn not_even_the_owner_changes_history() {
     let cluster = Cluster::with_logs(UNITS).await;
     let log = cluster.log(Context::Units);
     commit(log.as_ref(), &request(vec![to(&fresh_stream(log.as_ref()), 0, events(2))])).await;
-    for sql in ["UPDATE events SET actor = 'x'", "DELETE FROM events", "TRUNCATE events"] {
+    seal(log.as_ref()).await;
+    let events = ["UPDATE events SET actor = 'x'", "DELETE FROM events", "TRUNCATE events"];
+    let links = ["UPDATE chain SET hash = sha256(hash)", "DELETE FROM chain", "TRUNCATE chain"];
+    for sql in events.into_iter().chain(links) {
         for replica in ["", "SET session_replication_role = replica; "] {
             let mut owner = cluster.connect("casitas_owner", "units_db").await;
             let refused = sqlx::raw_sql(&format!("{replica}{sql}")).execute(&mut owner).await.expect_err("refused");

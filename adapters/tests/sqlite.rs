@@ -8,8 +8,8 @@ use jiff::{SignedDuration, Timestamp};
 use ports::conformance::log::{append, commit, events, fresh_key, fresh_stream, keyed, request, to};
 use ports::conformance::views as view;
 use ports::{
-    AppendOutcome, Error, EventLog, FollowerCheckpoints, Keep, ManualClock, SystemClock, ViewStore, conformance,
-    conformance_spec,
+    AppendOutcome, ChainHead, Error, EventLog, FollowerCheckpoints, HashChain, Keep, ManualClock, SystemClock, ViewStore,
+    conformance, conformance_spec,
 };
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Executor};
@@ -135,10 +135,15 @@ async fn the_file_itself_refuses_changes_to_history() {
     let lab = Lab::new();
     let log = lab.log().await;
     commit(&log, &request(vec![to(&fresh_stream(&log), 0, events(3))])).await;
+    let mut head = ChainHead::start(Context::Units);
+    let marks = head.extend(Context::Units, &log.scan(0, 10).await.expect("scanned")).expect("dense");
+    log.add_link(0, &head, &marks).await.expect("added");
     let mut other = lab.meddle("units_db.sqlite").await;
     for (change, why) in [
         ("UPDATE events SET actor = 'x'", "append-only"),
         ("DELETE FROM events WHERE position = 3", "append-only"),
+        ("UPDATE chain SET marks = X''", "append-only"),
+        ("DELETE FROM chain", "append-only"),
         ("INSERT OR REPLACE INTO events SELECT * FROM events WHERE position = 2", "position"),
         (
             "INSERT INTO events SELECT aggregate_type, aggregate_id, 9, event_type, event_version, payload, metadata, 9,

@@ -1,5 +1,6 @@
 //! `casitas`: the only product binary. Without a subcommand it serves everything in one process on SQLite.
 
+mod anchors;
 mod config;
 mod demo;
 mod exit;

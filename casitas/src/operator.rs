@@ -5,6 +5,7 @@ mod doctor;
 mod events;
 mod projections;
 mod users;
+mod verify;
 mod who;
 
 use std::str::FromStr;

@@ -33,6 +33,10 @@ impl Printer {
 
     /// Shows a row; answers whether anybody still reads.
     pub fn row(&mut self, row: Value) -> bool {
+        if let Some(text) = row["progress"].as_str() {
+            eprintln!("{text}");
+            return !self.closed;
+        }
         match self.output {
             Output::Ndjson => {
                 // A reader that has seen enough, like `head`, is no error.
@@ -54,8 +58,22 @@ impl Printer {
 }
 
 /// Columns that come first, in this order; the others follow by name.
-const FIRST: &[&str] =
-    &["check", "name", "context", "position", "recorded_at", "type", "stream", "sequence", "version", "state", "lag_events"];
+const FIRST: &[&str] = &[
+    "check",
+    "name",
+    "context",
+    "position",
+    "recorded_at",
+    "type",
+    "stream",
+    "sequence",
+    "version",
+    "state",
+    "lag_events",
+    "what",
+    "why",
+    "next",
+];
 
 fn table(rows: &[Value]) -> String {
     let Some(Value::Object(first)) = rows.first() else { return "nothing to show".into() };

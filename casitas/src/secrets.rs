@@ -15,6 +15,8 @@ use ports::MasterKey;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use crate::anchors::KEY_FILE;
+
 /// Passwords, one file each.
 const PASSWORDS: &[&str] = &[
     "postgres_password",
@@ -157,6 +159,12 @@ impl Files<'_> {
         let mut made = vec![];
         if self.make("master.key", &STANDARD.encode(rand::random::<[u8; 32]>()))? {
             made.push("master.key".to_owned());
+        }
+        // For heads of the logs that are kept elsewhere: a key of its own, which no server is given.
+        if !self.folder.join(KEY_FILE).exists() {
+            let key = SigningKey::from_bytes(&rand::random());
+            self.make(KEY_FILE, &key.to_pkcs8_pem(LineEnding::LF).context("the anchor key cannot be encoded")?)?;
+            made.push(KEY_FILE.to_owned());
         }
         let (pem, jwks) = (self.folder.join("jwt.pem"), self.folder.join("jwks.json"));
         match (pem.exists(), jwks.exists()) {

@@ -15,8 +15,8 @@ use domain::units::{AddUnit, Bathrooms, Unit, UnitCommand};
 use domain::units::{Address, OwnerShare, Property, PropertyCommand, PropertyType, RegisterProperty};
 use domain::{Context, Currency, Date, HoldId, PartyId, PropertyId, StreamId, Timestamp, UnitId};
 use ports::{
-    AppendOutcome, AppendRequest, Checkpoint, Error, EventLog, FollowerCheckpoints, Keep, KeyRecord, LogHead, Logs,
-    MasterKey, Position, Recorded, Result, Sealer, SubjectKeys, SystemClock, Transfer,
+    AppendOutcome, AppendRequest, ChainHead, Checkpoint, Error, EventLog, FollowerCheckpoints, HashChain, Keep, KeyRecord,
+    Link, LogHead, Logs, MasterKey, Position, Recorded, Result, Sealer, StoredEvent, SubjectKeys, SystemClock, Transfer,
 };
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -100,11 +100,30 @@ impl FollowerCheckpoints for FaultyLog {
     async fn follower_checkpoint(&self, name: &str) -> Result<Option<Checkpoint>> {
         self.log.follower_checkpoint(name).await
     }
+    async fn follower_checkpoints(&self) -> Result<Vec<(String, Checkpoint)>> {
+        self.log.follower_checkpoints().await
+    }
     async fn claim_follower(&self, name: &str) -> Result<Option<u64>> {
         self.log.claim_follower(name).await
     }
     async fn advance_follower(&self, name: &str, term: u64, from: Option<Position>, to: &Checkpoint) -> Result<()> {
         self.log.advance_follower(name, term, from, to).await
+    }
+}
+
+#[async_trait]
+impl HashChain for FaultyLog {
+    async fn scan(&self, after: i64, limit: usize) -> Result<Vec<StoredEvent>> {
+        self.log.scan(after, limit).await
+    }
+    async fn last_link(&self) -> Result<Option<Link>> {
+        self.log.last_link().await
+    }
+    async fn links(&self, after: Position, limit: usize) -> Result<Vec<Link>> {
+        self.log.links(after, limit).await
+    }
+    async fn add_link(&self, after: Position, head: &ChainHead, marks: &[u8]) -> Result<()> {
+        self.log.add_link(after, head, marks).await
     }
 }
 

@@ -20,6 +20,11 @@ impl Sha256 {
         Self::of(&serde_json::to_vec(value).expect("domain values always serialise to JSON"))
     }
 
+    /// A digest that was computed before and stored.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     pub fn bytes(&self) -> &[u8; 32] {
         &self.0
     }

@@ -5,6 +5,7 @@
 
 mod artifacts;
 mod cache;
+mod chain;
 mod clock;
 mod error;
 mod hints;
@@ -20,6 +21,7 @@ pub mod conformance;
 
 pub use artifacts::Artifacts;
 pub use cache::{CacheVersion, SharedCache};
+pub use chain::{ChainHead, HashChain, LINK_EVENTS_MAX, Link, MARK_BYTES, StoredEvent};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Error, Result};
 pub use hints::{HintStream, Hints, Topic};

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::inspect::{EventQuery, Tally, count_by_reading, search_by_reading, tally_by_reading};
-use crate::{Error, Result, Transfer};
+use crate::{Error, HashChain, Result, Transfer};
 
 /// Place in a context's whole log: 1, 2, 3 … without gaps, in commit order. 0 is before the first event.
 pub type Position = u64;
@@ -175,7 +175,7 @@ pub struct Checkpoint {
 }
 
 #[async_trait]
-pub trait EventLog: SubjectKeys + FollowerCheckpoints + Transfer + Send + Sync + 'static {
+pub trait EventLog: SubjectKeys + FollowerCheckpoints + HashChain + Transfer + Send + Sync + 'static {
     fn context(&self) -> Context;
 
     /// A stream's events after a sequence, in order, through postgres-es / sqlite-es. Payloads as stored (sealed).
@@ -235,6 +235,8 @@ pub trait SubjectKeys: Send + Sync + 'static {
 #[async_trait]
 pub trait FollowerCheckpoints: Send + Sync + 'static {
     async fn follower_checkpoint(&self, name: &str) -> Result<Option<Checkpoint>>;
+    /// Every follower that has a checkpoint here, by name.
+    async fn follower_checkpoints(&self) -> Result<Vec<(String, Checkpoint)>>;
     /// Leadership of a follower until the process ends or the connection is lost: a new, higher term; `None` while another
     /// process holds it.
     async fn claim_follower(&self, name: &str) -> Result<Option<u64>>;

@@ -1,4 +1,4 @@
-//! All that follows a log: projections, policies, timers, job dispatch.
+//! All that follows a log: projections, policies, timers, job dispatch, the hash chain.
 //!
 //! [`Projector::run`] starts one task a follower and one tailer a context. Invariants: a follower never skips an event and never
 //! hides that it stands still ([`Board`]); it can be killed anywhere and goes on where it was, doing nothing twice that counts;
@@ -7,6 +7,7 @@
 //! Must not know: a database, a broker, HTTP.
 
 mod announce;
+mod chain;
 mod checkpoints;
 mod dispatcher;
 mod hot;
@@ -35,6 +36,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use announce::Announcer;
+use chain::Chain;
 use dispatcher::Dispatcher;
 use hot::HotFeed;
 use pace::{Backoff, pause};
@@ -102,6 +104,7 @@ impl Projector {
         config.models.iter().for_each(|model| drop(projection_line(&board, *model)));
         drop(board.follower(policy::NAME, Kind::Policy, Context::Legal));
         drop(board.follower(dispatcher::NAME, Kind::Dispatcher, Context::Reports));
+        Context::ALL.into_iter().for_each(|context| drop(board.follower(chain::name(context), Kind::Chain, context)));
         Due::ALL.into_iter().for_each(|due| drop(board.follower(due.name(), Kind::Timer, due.context())));
         Ok(Self { ports, config, board, tailers })
     }
@@ -160,6 +163,15 @@ impl Projector {
             let dispatcher = dispatcher.clone();
             async move { dispatcher.run().await }
         });
+
+        for (context, tailer) in &self.tailers {
+            let reporter = self.board.follower(chain::name(*context), Kind::Chain, *context);
+            let chain = Arc::new(Chain::new(tailer.clone(), reporter.clone(), shutdown.clone()));
+            spawn(tasks, chain::name(*context), Some(reporter), shutdown, move || {
+                let chain = chain.clone();
+                async move { chain.run().await }
+            });
+        }
 
         for due in Due::ALL {
             let reporter = self.board.follower(due.name(), Kind::Timer, due.context());

@@ -21,6 +21,8 @@ pub enum Kind {
     Policy,
     Timer,
     Dispatcher,
+    /// Adds links to the hash chain.
+    Chain,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

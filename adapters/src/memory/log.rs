@@ -8,7 +8,7 @@ use cqrs_es::persist::SerializedEvent;
 use domain::{Context, StreamId, Timestamp};
 use ports::{
     AppendOutcome, AppendRequest, Checkpoint, Clock, Error, EventLog, FollowerCheckpoints, Incarnation, Keep, KeyRecord,
-    KeyUse, LogHead, Position, Recorded, Result, StreamEvents, SubjectKeys, WrappedKey,
+    KeyUse, Link, LogHead, Position, Recorded, Result, StreamEvents, SubjectKeys, WrappedKey,
 };
 use uuid::Uuid;
 
@@ -30,6 +30,8 @@ pub(super) struct State {
     pub(super) keys: HashMap<(String, String), StoredKey>,
     pub(super) subjects: HashMap<String, WrappedKey>,
     pub(super) followers: HashMap<String, Follower>,
+    /// In order.
+    pub(super) chain: Vec<Link>,
 }
 
 pub(super) struct StoredKey {
@@ -54,6 +56,7 @@ impl MemoryLog {
             keys: HashMap::new(),
             subjects: HashMap::new(),
             followers: HashMap::new(),
+            chain: Vec::new(),
         };
         Self { context, clock, state: Mutex::new(state) }
     }
@@ -251,6 +254,14 @@ impl SubjectKeys for MemoryLog {
 impl FollowerCheckpoints for MemoryLog {
     async fn follower_checkpoint(&self, name: &str) -> Result<Option<Checkpoint>> {
         Ok(self.state().followers.get(name).and_then(|follower| follower.checkpoint.clone()))
+    }
+
+    async fn follower_checkpoints(&self) -> Result<Vec<(String, Checkpoint)>> {
+        let state = self.state();
+        let followers = state.followers.iter();
+        let mut all: Vec<_> = followers.filter_map(|(name, one)| Some((name.clone(), one.checkpoint.clone()?))).collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        Ok(all)
     }
 
     async fn claim_follower(&self, name: &str) -> Result<Option<u64>> {

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use ports::{Checkpoint, Error, FollowerCheckpoints, Position, Result, SubjectKeys};
 use sqlx::Row;
+use sqlx::postgres::PgRow;
 
 use super::errors::Call;
 use super::log::PostgresLog;
@@ -15,12 +16,16 @@ impl FollowerCheckpoints for PostgresLog {
             "SELECT incarnation, position, event_id FROM follower_checkpoints WHERE name = $1 AND position IS NOT NULL",
         );
         let row = self.run(Call::Read, async |connection| query.bind(name).fetch_optional(connection).await).await?;
-        let Some(row) = row else { return Ok(None) };
-        Ok(Some(Checkpoint {
-            incarnation: self.column(&row, "incarnation")?,
-            position: unsigned(self.column(&row, "position")?)?,
-            event_id: self.column(&row, "event_id")?,
-        }))
+        row.map(|row| self.checkpoint(&row)).transpose()
+    }
+
+    async fn follower_checkpoints(&self) -> Result<Vec<(String, Checkpoint)>> {
+        let query = sqlx::query(
+            "SELECT name, incarnation, position, event_id FROM follower_checkpoints
+              WHERE position IS NOT NULL ORDER BY name",
+        );
+        let rows = self.run(Call::Read, async |connection| query.fetch_all(connection).await).await?;
+        rows.iter().map(|row| Ok((self.column(row, "name")?, self.checkpoint(row)?))).collect()
     }
 
     async fn claim_follower(&self, name: &str) -> Result<Option<u64>> {
@@ -53,6 +58,16 @@ impl FollowerCheckpoints for PostgresLog {
             1 => Ok(()),
             _ => Err(Error::Conflict(format!("the follower {name} moved or has a new leader"))),
         }
+    }
+}
+
+impl PostgresLog {
+    fn checkpoint(&self, row: &PgRow) -> Result<Checkpoint> {
+        Ok(Checkpoint {
+            incarnation: self.column(row, "incarnation")?,
+            position: unsigned(self.column(row, "position")?)?,
+            event_id: self.column(row, "event_id")?,
+        })
     }
 }
 

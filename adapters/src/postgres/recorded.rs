@@ -19,7 +19,7 @@ pub(super) const COLUMNS: &str =
 
 /// Where Postgres counts days and microseconds from.
 const EPOCH_DAY: Date = Date::constant(2000, 1, 1);
-const EPOCH_MICROS: i64 = 946_684_800_000_000;
+pub(super) const EPOCH_MICROS: i64 = 946_684_800_000_000;
 
 impl PostgresLog {
     pub(super) fn recorded(&self, row: &PgRow) -> Result<Recorded> {
@@ -64,7 +64,7 @@ impl PostgresLog {
     }
 }
 
-fn date(days: i32) -> Result<Date, jiff::Error> {
+pub(super) fn date(days: i32) -> Result<Date, jiff::Error> {
     EPOCH_DAY.checked_add(Span::new().try_days(days)?)
 }
 

@@ -4,6 +4,7 @@
 
 use async_trait::async_trait;
 use ports::{Checkpoint, Error, FollowerCheckpoints, Position, Result, SubjectKeys};
+use sqlx::sqlite::SqliteRow;
 
 use super::log::SqliteLog;
 use crate::stored::{micros, signed, unsigned};
@@ -15,12 +16,16 @@ impl FollowerCheckpoints for SqliteLog {
             "SELECT incarnation, position, event_id FROM follower_checkpoints WHERE name = ? AND position IS NOT NULL",
         );
         let row = self.file.run(query.bind(name).fetch_optional(&self.file.readers)).await?;
-        let Some(row) = row else { return Ok(None) };
-        Ok(Some(Checkpoint {
-            incarnation: self.file.parsed(&row, "incarnation")?,
-            position: unsigned(self.file.column(&row, "position")?)?,
-            event_id: self.file.parsed_or_null(&row, "event_id")?,
-        }))
+        row.map(|row| self.checkpoint(&row)).transpose()
+    }
+
+    async fn follower_checkpoints(&self) -> Result<Vec<(String, Checkpoint)>> {
+        let query = sqlx::query(
+            "SELECT name, incarnation, position, event_id FROM follower_checkpoints
+              WHERE position IS NOT NULL ORDER BY name",
+        );
+        let rows = self.file.run(query.fetch_all(&self.file.readers)).await?;
+        rows.iter().map(|row| Ok((self.file.column(row, "name")?, self.checkpoint(row)?))).collect()
     }
 
     async fn claim_follower(&self, name: &str) -> Result<Option<u64>> {
@@ -48,6 +53,16 @@ impl FollowerCheckpoints for SqliteLog {
             1 => Ok(()),
             _ => Err(Error::Conflict(format!("the follower {name} moved or has a new leader"))),
         }
+    }
+}
+
+impl SqliteLog {
+    fn checkpoint(&self, row: &SqliteRow) -> Result<Checkpoint> {
+        Ok(Checkpoint {
+            incarnation: self.file.parsed(row, "incarnation")?,
+            position: unsigned(self.file.column(row, "position")?)?,
+            event_id: self.file.parsed_or_null(row, "event_id")?,
+        })
     }
 }
 

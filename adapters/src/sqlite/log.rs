@@ -18,7 +18,10 @@ use super::append::{append, find_key};
 use super::file::{DatabaseFile, Step, map_load};
 use crate::stored::{DAY_US, KEY_DAYS, READ_MAX, check_batch, check_dense, from_micros, micros, signed, unsigned};
 
-const STEPS: &[Step] = &[(1, "log", include_str!("../../migrations/sqlite/log/0001_log.sql"))];
+const STEPS: &[Step] = &[
+    (1, "log", include_str!("../../migrations/sqlite/log/0001_log.sql")),
+    (2, "chain", include_str!("../../migrations/sqlite/log/0002_chain.sql")),
+];
 
 pub(super) const COLUMNS: &str =
     "position, event_id, aggregate_type, aggregate_id, sequence, event_type, event_version, payload,

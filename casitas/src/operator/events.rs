@@ -9,6 +9,8 @@ mod sinks;
 mod state;
 mod stats;
 
+use std::path::PathBuf;
+
 use anyhow::{Result, bail};
 use clap::Subcommand;
 use domain::auth::OperatorAction;
@@ -100,6 +102,20 @@ pub enum Events {
     Export(Export),
     /// Write an export into an empty store.
     Import(ImportArgs),
+    /// Check that history is what happened: positions, streams, payloads, checkpoints, the hash chain; exit 6 when it is not.
+    Verify {
+        /// auth, units, legal, finances or reports; all when absent.
+        #[arg(long)]
+        context: Option<String>,
+        /// Heads that `casitas events anchor` has signed: also shows a chain that was computed anew, and a log set back.
+        #[arg(long, value_name = "FILE", value_parser = super::verify::absolute)]
+        anchor: Option<PathBuf>,
+    },
+    /// Sign the heads of all logs and add them to a file, to be kept where nobody who can write the databases can.
+    Anchor {
+        #[arg(value_parser = super::verify::absolute)]
+        file: PathBuf,
+    },
 }
 
 impl Events {
@@ -111,7 +127,12 @@ impl Events {
             | Self::Show { reveal, .. }
             | Self::State { reveal, .. }
             | Self::Diff { reveal, .. } => reveal.reveal,
-            Self::Stats { .. } | Self::Replay(_) | Self::Export(_) | Self::Import(_) => false,
+            Self::Stats { .. }
+            | Self::Replay(_)
+            | Self::Export(_)
+            | Self::Import(_)
+            | Self::Verify { .. }
+            | Self::Anchor { .. } => false,
         }
     }
 }
@@ -132,6 +153,8 @@ impl Operator {
             Events::Replay(replay) => self.replay(&replay, rows).await,
             Events::Export(export) => self.export(&export, rows).await,
             Events::Import(_) => bail!("an import opens the store itself: nothing may run on it"),
+            Events::Verify { context, anchor } => self.verify(context.as_deref(), anchor.as_deref(), rows).await,
+            Events::Anchor { file } => self.anchor(&file, rows).await,
         }
     }
 

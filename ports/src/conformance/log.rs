@@ -2,6 +2,7 @@
 //! share one log; nothing else may write to it meanwhile.
 
 mod append;
+mod chain;
 mod followers;
 mod inspect;
 mod keys;
@@ -18,6 +19,7 @@ use uuid::Uuid;
 use crate::{AppendOutcome, AppendRequest, EventLog, Metadata, NewEvent, Position, Recorded, StreamAppend};
 
 pub use append::*;
+pub use chain::*;
 pub use followers::*;
 pub use inspect::*;
 pub use keys::*;
@@ -52,6 +54,11 @@ pub async fn all(log: Arc<dyn EventLog>) {
     a_follower_starts_without_a_checkpoint(shared).await;
     a_checkpoint_moves_only_from_where_it_stands(shared).await;
     a_new_claim_deposes_the_old_leader(shared).await;
+
+    every_checkpoint_is_listed_by_name(shared).await;
+
+    a_scan_tells_every_column_as_it_was_appended(shared).await;
+    a_link_goes_on_from_one_link_only(shared).await;
 
     the_first_key_of_a_subject_stays(shared).await;
     a_destroyed_key_is_gone_for_good(shared).await;

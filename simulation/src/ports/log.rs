@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use cqrs_es::persist::SerializedEvent;
 use domain::{Context, StreamId};
 use ports::{
-    AppendOutcome, AppendRequest, Checkpoint, Clock, EventLog, FollowerCheckpoints, KeyRecord, LogHead, Position, Recorded,
-    Result, StreamEvents, SubjectKeys, Transfer,
+    AppendOutcome, AppendRequest, ChainHead, Checkpoint, Clock, EventLog, FollowerCheckpoints, HashChain, KeyRecord, Link,
+    LogHead, Position, Recorded, Result, StoredEvent, StreamEvents, SubjectKeys, Transfer,
 };
 use uuid::Uuid;
 
@@ -179,6 +179,13 @@ impl FollowerCheckpoints for SimLog {
         self.gate.call(Kind::Read, self.operation(&format!("checkpoint of {name}")), at, work).await
     }
 
+    async fn follower_checkpoints(&self) -> Result<Vec<(String, Checkpoint)>> {
+        let store = self.store.clone();
+        let work = async move { store.inner.follower_checkpoints().await };
+        let show = |all: &Vec<(String, Checkpoint)>| format!("{} checkpoints", all.len());
+        self.gate.call(Kind::Read, self.operation("checkpoints"), show, work).await
+    }
+
     async fn claim_follower(&self, name: &str) -> Result<Option<u64>> {
         let (store, fate, proc, follower) =
             (self.store.clone(), self.gate.fate.clone(), self.gate.proc.clone(), name.to_owned());
@@ -204,6 +211,38 @@ impl FollowerCheckpoints for SimLog {
             }
             store.inner.advance_follower(&follower, term, from, &to).await
         };
+        self.gate.call(Kind::Write, operation, ok, work).await
+    }
+}
+
+#[async_trait]
+impl HashChain for SimLog {
+    async fn scan(&self, after: i64, limit: usize) -> Result<Vec<StoredEvent>> {
+        let store = self.store.clone();
+        let work = async move { store.inner.scan(after, limit).await };
+        let show = |events: &Vec<StoredEvent>| format!("{} events", events.len());
+        self.gate.call(Kind::Read, self.operation(&format!("scan after {after}")), show, work).await
+    }
+
+    async fn last_link(&self) -> Result<Option<Link>> {
+        let store = self.store.clone();
+        let work = async move { store.inner.last_link().await };
+        let show =
+            |link: &Option<Link>| link.as_ref().map_or_else(|| "absent".into(), |link| link.head.position.to_string());
+        self.gate.call(Kind::Read, self.operation("last link"), show, work).await
+    }
+
+    async fn links(&self, after: Position, limit: usize) -> Result<Vec<Link>> {
+        let store = self.store.clone();
+        let work = async move { store.inner.links(after, limit).await };
+        let show = |links: &Vec<Link>| format!("{} links", links.len());
+        self.gate.call(Kind::Read, self.operation(&format!("links after {after}")), show, work).await
+    }
+
+    async fn add_link(&self, after: Position, head: &ChainHead, marks: &[u8]) -> Result<()> {
+        let operation = self.operation(&format!("link {after}-{}", head.position));
+        let (store, head, marks) = (self.store.clone(), head.clone(), marks.to_vec());
+        let work = async move { store.inner.add_link(after, &head, &marks).await };
         self.gate.call(Kind::Write, operation, ok, work).await
     }
 }

@@ -16,6 +16,7 @@ mod races;
 mod reads;
 mod suite;
 pub mod system;
+mod tampering;
 pub(crate) mod tokens;
 mod walkthrough;
 pub mod world;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use super::system::{Embedded, System};
-use super::{access, caching, crashes, edge, fuzz, history, input, jobs, privacy, races, reads, walkthrough};
+use super::{access, caching, crashes, edge, fuzz, history, input, jobs, privacy, races, reads, tampering, walkthrough};
 use crate::stack::Options;
 use crate::test::BINARY_VARIABLE;
 use crate::workspace::{Profile, build_casitas};
@@ -188,6 +188,7 @@ fn embedded(suite: &mut Suite) -> Result<()> {
     }
     suite.check("crashes", "kill -9 of the process under load", |size| crashes::embedded(&mut system, size));
     suite.check("privacy", "no plaintext of a party in any file but party_card", |_| privacy::embedded(&mut system));
+    suite.check("tampering", "what was done to history is found by name", |_| tampering::embedded(&mut system));
     suite.check("schemathesis", "property-based requests from /openapi.json", |size| fuzz::schemathesis(&system, size));
     system.stop()
 }
@@ -231,5 +232,7 @@ fn faults(suite: &mut Suite) -> Result<()> {
     suite.check("reports.wiped", "RabbitMQ wiped with jobs open", |size| jobs::wiped(&mut system, size));
     suite.check("redis", "Redis flushed, stopped, started under GETs", |size| caching::redis_away(&mut system, size));
     suite.check("crashes", "kill -9 of everything in turn under load", |size| crashes::distributed(&mut system, size));
+    // The last: it leaves the roles stopped.
+    suite.check("tampering", "what was done to history is found by name", |_| tampering::distributed(&mut system));
     system.stop()
 }

@@ -290,6 +290,10 @@ impl Embedded {
         self.server.start_until(SERVE_READY_WITHIN, ready)
     }
 
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     pub fn server(&mut self) -> &mut Server {
         &mut self.server
     }

@@ -8,3 +8,5 @@ GRANT SELECT ON ALL TABLES IN SCHEMA public TO casitas_command, casitas_projecto
 GRANT EXECUTE ON FUNCTION casitas_append TO casitas_command, casitas_projector;
 GRANT INSERT, UPDATE ON subject_keys TO casitas_command, casitas_projector;
 GRANT INSERT, UPDATE ON follower_checkpoints TO casitas_projector;
+-- The sealer adds links; their triggers refuse everything else, to the owner too.
+GRANT INSERT ON chain TO casitas_projector;

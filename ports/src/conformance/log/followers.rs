@@ -47,3 +47,19 @@ pub async fn a_new_claim_deposes_the_old_leader(log: &dyn EventLog) {
     let other = log.claim_follower(&self::name()).await.expect("claimed");
     assert_eq!(other, Some(1), "terms are counted for each follower");
 }
+
+pub async fn every_checkpoint_is_listed_by_name(log: &dyn EventLog) {
+    let names = [name(), name(), name()];
+    for (name, position) in names.iter().zip([4, 0]) {
+        let term = log.claim_follower(name).await.expect("claimed").expect("free");
+        log.advance_follower(name, term, None, &at(position)).await.expect("advanced");
+    }
+    log.claim_follower(&names[2]).await.expect("claimed").expect("free");
+    let all = log.follower_checkpoints().await.expect("read");
+    assert!(all.is_sorted_by_key(|(name, _)| name.clone()), "{all:?}");
+    for (name, listed) in names.iter().zip([true, true, false]) {
+        let found = all.iter().find(|(other, _)| other == name).map(|(_, checkpoint)| checkpoint.clone());
+        assert_eq!(found.is_some(), listed, "one that never had a checkpoint is not listed");
+        assert_eq!(found, log.follower_checkpoint(name).await.expect("read"));
+    }
+}

@@ -8,9 +8,9 @@ use async_trait::async_trait;
 use cqrs_es::persist::SerializedEvent;
 use domain::{Context, StreamId};
 use ports::{
-    AppendOutcome, AppendRequest, Checkpoint, Claim, Error, EventLog, FollowerCheckpoints, JobConsumer, JobQueue, KeyRecord,
-    LogHead, ModelHead, ModelSpec, Position, Priority, QueueDepth, Recorded, Result, SubjectKeys, Transfer, ViewBatch,
-    ViewChange, ViewSnapshot, ViewStore,
+    AppendOutcome, AppendRequest, ChainHead, Checkpoint, Claim, Error, EventLog, FollowerCheckpoints, HashChain,
+    JobConsumer, JobQueue, KeyRecord, Link, LogHead, ModelHead, ModelSpec, Position, Priority, QueueDepth, Recorded, Result,
+    StoredEvent, SubjectKeys, Transfer, ViewBatch, ViewChange, ViewSnapshot, ViewStore,
 };
 use serde_json::Value;
 use uuid::Uuid;
@@ -120,6 +120,9 @@ impl FollowerCheckpoints for FaultyLog {
         self.check()?;
         self.inner.follower_checkpoint(name).await
     }
+    async fn follower_checkpoints(&self) -> Result<Vec<(String, Checkpoint)>> {
+        self.inner.follower_checkpoints().await
+    }
     async fn claim_follower(&self, name: &str) -> Result<Option<u64>> {
         self.check()?;
         self.inner.claim_follower(name).await
@@ -132,6 +135,24 @@ impl FollowerCheckpoints for FaultyLog {
         let advanced = self.inner.advance_follower(name, term, from, to).await;
         hang.at(Moment::After, mine).await;
         advanced
+    }
+}
+
+#[async_trait]
+impl HashChain for FaultyLog {
+    async fn scan(&self, after: i64, limit: usize) -> Result<Vec<StoredEvent>> {
+        self.check()?;
+        self.inner.scan(after, limit).await
+    }
+    async fn last_link(&self) -> Result<Option<Link>> {
+        self.inner.last_link().await
+    }
+    async fn links(&self, after: Position, limit: usize) -> Result<Vec<Link>> {
+        self.inner.links(after, limit).await
+    }
+    async fn add_link(&self, after: Position, head: &ChainHead, marks: &[u8]) -> Result<()> {
+        self.check()?;
+        self.inner.add_link(after, head, marks).await
     }
 }
 

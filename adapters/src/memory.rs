@@ -1,5 +1,6 @@
 //! Adapters in memory, for tests and simulation. They keep every promise of their ports except durability. (Hints within a process: `inprocess`.)
 
+mod generations;
 mod log;
 mod select;
 mod views;

@@ -8,6 +8,8 @@ mod append;
 mod claims;
 mod errors;
 mod followers;
+mod generations;
+mod loading;
 mod log;
 mod migrate;
 mod pool;
@@ -16,6 +18,7 @@ mod recorded;
 mod seeded;
 mod shelf;
 mod snapshot;
+mod still;
 mod streams;
 mod views;
 

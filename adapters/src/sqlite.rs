@@ -6,6 +6,7 @@ mod append;
 mod file;
 mod folder;
 mod followers;
+mod generations;
 mod log;
 mod snapshot;
 mod streams;

@@ -15,3 +15,8 @@ async fn the_log_keeps_the_contract() {
 async fn the_views_keep_the_contract() {
     conformance::views::all(Arc::new(MemoryViews::new())).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn generations_keep_the_contract() {
+    conformance::generations::all(Arc::new(MemoryViews::new())).await;
+}

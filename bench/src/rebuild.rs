@@ -146,6 +146,7 @@ impl Lab {
             clock: Arc::new(SystemClock),
             handler: self.handler.clone(),
             hot: None,
+            generations: None,
         };
         let config = projector::Config { models: vec![model], ..projector::Config::default() };
         let projector = Projector::new(ports, config).map_err(chained)?;

@@ -23,7 +23,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tokio::sync::mpsc;
 
 use config::Settings;
-use operator::{Operator, Users, Verb};
+use operator::{Operator, Projections, Refusal, Users, Verb};
 use output::{Output, Printer};
 use platform::{Platform, Role};
 use secrets::{Readable, Secrets};
@@ -139,6 +139,9 @@ fn parse() -> Result<Cli> {
 
 /// A folder that another process holds is a conflict; anything else failed.
 fn code_of(error: &anyhow::Error) -> u8 {
+    if let Some(refusal) = error.downcast_ref::<Refusal>() {
+        return refusal.code;
+    }
     let held = format!("{error:#}").contains("another casitas holds") || error.is::<demo::NotEmpty>();
     if held { exit::CONFLICT } else { exit::FAILED }
 }
@@ -222,7 +225,29 @@ async fn operate(settings: &Settings, mut verb: Verb, output: Option<Output>) ->
         *password = Some(read_password()?);
     }
     let streaming = matches!(verb, Verb::Events(operator::Events::Tail { .. }));
-    let mut printer = Printer::new(output, streaming);
+    let output = match &verb {
+        Verb::Projections(Projections::Rebuild { json: true, .. }) => Some(Output::Ndjson),
+        _ => output,
+    };
+    let goes_on = match &verb {
+        Verb::Projections(Projections::Rebuild { names, all, dry_run: false, .. }) => {
+            Some(format!("casitas projections rebuild {}", if *all { "--all".to_owned() } else { names.join(" ") }))
+        }
+        _ => None,
+    };
+    let work = answer(settings, verb, Printer::new(output, streaming));
+    let Some(goes_on) = goes_on else { return work.await };
+    // What is under way there notices that nobody listens any more.
+    tokio::select! {
+        answered = work => answered,
+        _ = tokio::signal::ctrl_c() => {
+            eprintln!("\nstopped; what was done stays, and this goes on with it: {goes_on}");
+            Ok(exit::INTERRUPTED)
+        }
+    }
+}
+
+async fn answer(settings: &Settings, verb: Verb, mut printer: Printer) -> Result<u8> {
     if !settings.is_distributed()
         && let Some(exit) = socket::ask(&settings.data_dir, &verb, |row| printer.row(row)).await?
     {

@@ -13,7 +13,7 @@ use clap::Subcommand;
 use commands::Handler;
 use domain::Context;
 use ports::EventLog;
-use projector::Board;
+use projector::{Board, Rebuilder};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -48,13 +48,32 @@ pub struct Operator {
     handler: Option<Handler>,
     /// Of the followers in this process.
     board: Option<Board>,
+    /// Where this process may write the views.
+    rebuilder: Option<Rebuilder>,
+}
+
+/// Why a verb did not do what was asked, with the exit code that says so.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    pub code: u8,
+    message: String,
+}
+
+impl Refusal {
+    pub fn new(code: u8, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
 }
 
 type Rows = mpsc::Sender<Value>;
 
 impl Operator {
     pub fn new(platform: Platform, handler: Option<Handler>, board: Option<Board>) -> Self {
-        Self { platform, handler, board }
+        let Platform { logs, hints, .. } = &platform;
+        let rebuilder = platform.generations.clone().zip(platform.sealer().ok());
+        let rebuilder = rebuilder.map(|(views, sealer)| Rebuilder::new(logs.clone(), sealer, views, hints.clone()));
+        Self { platform, handler, board, rebuilder }
     }
 
     /// Runs a verb; answers the exit code.

@@ -213,6 +213,7 @@ pub fn projector(platform: &Platform, settings: &Settings, handler: commands::Ha
         clock: platform.clock.clone(),
         handler,
         hot,
+        generations: platform.generations.clone(),
     };
     // The workers' slots must be told to the projector too: it could not know what they hold.
     let workers = WorkerConfig { slots: settings.slots(), ..WorkerConfig::new("") };

@@ -7,6 +7,7 @@ mod artifacts;
 mod cache;
 mod clock;
 mod error;
+mod generations;
 mod hints;
 mod log;
 mod queue;
@@ -20,10 +21,11 @@ pub use artifacts::Artifacts;
 pub use cache::{CacheVersion, SharedCache};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Error, Result};
+pub use generations::{Generation, Generations, Load, Part, Standing, StillViews, StoredRow};
 pub use hints::{HintStream, Hints, Topic};
 pub use log::{
     AppendOutcome, AppendRequest, Checkpoint, EventLog, FollowerCheckpoints, Incarnation, Keep, KeyRecord, KeyUse, LogHead,
-    Logs, Metadata, NewEvent, Position, Recorded, StreamAppend, StreamEvents, SubjectKeys,
+    Logs, Metadata, NewEvent, Position, Recorded, StreamAppend, StreamEvents, Stretch, SubjectKeys,
 };
 pub use queue::{Delivery, JobConsumer, JobQueue, Priority, QueueDepth};
 pub use sealing::{MasterKey, Sealer};

@@ -4,7 +4,7 @@
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use ports::{Error, FieldValue, Result, RowChange};
+use ports::{Error, FieldValue, Result, RowChange, StoredRow};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -167,6 +167,29 @@ impl Rows {
             self.keep_only(&changes);
         }
         Ok((changes, std::mem::take(&mut self.tags)))
+    }
+
+    /// The rows as they are to be stored, for who began with none: the end of this working set.
+    pub fn into_stored(self) -> Result<Vec<StoredRow>> {
+        let Self { mut current, changed, .. } = self;
+        let mut stored = Vec::with_capacity(changed.len());
+        for (key, fields) in changed {
+            if let (Some(fields), Some(Slot { row: Row::Folded(folded), .. })) = (fields, current.remove(&key)) {
+                let doc = folded.to_value().map_err(|error| unwritable(&key, &error))?.to_string();
+                stored.push(StoredRow { key, doc, fields });
+            }
+        }
+        Ok(stored)
+    }
+
+    /// About the memory that it takes, in bytes; found by writing the documents out, so for samples only.
+    pub fn weigh(&self) -> usize {
+        let of = |slot: &Slot| match &slot.row {
+            Row::Folded(folded) => folded.to_value().map_or(0, |doc| weight(&doc)),
+            Row::Stored(doc) => weight(doc),
+            Row::Absent => 0,
+        };
+        self.current.iter().map(|(key, slot)| 2 * ROW_BYTES + 3 * key.len() + of(slot)).sum()
     }
 
     /// The store may not have these yet, so they must not be read from it.

@@ -68,6 +68,7 @@ impl World {
             clock: self.clock.clone(),
             handler,
             hot,
+            generations: None,
         }
     }
 

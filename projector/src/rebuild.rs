@@ -30,6 +30,8 @@ pub(crate) use standby::Standbys;
 
 /// Parts of a replay at most.
 pub const PARTS_MAX: u32 = 16;
+/// Rows of a replay that are held in memory weigh at most about so much.
+const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How long a switch may be tried: readers' followers and ours overtake each other in turns.
 const SWITCH_WITHIN: Duration = Duration::from_secs(10);
 const SWITCH_AGAIN_AFTER: Duration = Duration::from_millis(7);
@@ -94,6 +96,8 @@ pub struct Rebuilder {
     pub(crate) views: Arc<dyn Generations>,
     pub(crate) hints: Arc<dyn Hints>,
     running: Arc<Mutex<BTreeSet<&'static str>>>,
+    /// Rows of a replay that are held in memory weigh at most about so much.
+    held_bytes: usize,
 }
 
 /// The only rebuild of a model in this process.
@@ -114,7 +118,12 @@ fn lock<'a>(running: &'a Mutex<BTreeSet<&'static str>>) -> MutexGuard<'a, BTreeS
 
 impl Rebuilder {
     pub fn new(logs: Logs, sealer: Sealer, views: Arc<dyn Generations>, hints: Arc<dyn Hints>) -> Self {
-        Self { logs, sealer, views, hints, running: Arc::default() }
+        Self { logs, sealer, views, hints, running: Arc::default(), held_bytes: HELD_BYTES_MAX }
+    }
+
+    /// With another bound of the rows that are held in memory.
+    pub fn with_held_bytes(self, held_bytes: usize) -> Self {
+        Self { held_bytes, ..self }
     }
 
     pub fn views(&self) -> &Arc<dyn Generations> {
@@ -251,6 +260,7 @@ impl Rebuilder {
             term: head.term,
             to: head.checkpoint.position,
             parts: built.parts.len() as u32,
+            held_bytes: self.held_bytes / built.parts.len().max(1),
             progress: progress.clone(),
             stop: stop.child_token(),
         });

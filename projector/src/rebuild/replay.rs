@@ -18,8 +18,6 @@ use crate::working::{caught, poison};
 
 /// Positions read at once; the next ones are read while these are folded.
 const WINDOW: u64 = 10_000;
-/// Rows of all parts together weigh at most about so much.
-const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Streams that are weighed to know what all weigh.
 const SAMPLE: usize = 64;
 /// Rows of streams loaded by one transaction, give or take those of the last one.
@@ -35,6 +33,8 @@ pub(super) struct Replay {
     /// The last position that is replayed.
     pub to: Position,
     pub parts: u32,
+    /// Of this part's rows that are not stored yet, about.
+    pub held_bytes: usize,
     pub progress: Progress,
     pub stop: CancellationToken,
 }
@@ -161,7 +161,7 @@ impl Replay {
             }
             self.progress.at(part.number, to, events.len());
             self.go_on()?;
-            while streams.len() > 1 && weigh(&streams) > HELD_BYTES_MAX / self.parts.max(1) as usize {
+            while streams.len() > 1 && weigh(&streams) > self.held_bytes {
                 cut = Some(let_go(&mut streams));
                 windows.stretch.streams_to = cut.clone();
             }

@@ -13,6 +13,7 @@ mod jobs;
 mod privacy;
 mod races;
 mod reads;
+mod rebuilds;
 mod suite;
 pub mod system;
 pub(crate) mod tokens;

@@ -40,7 +40,6 @@ pub(super) struct Replay {
 }
 
 /// A stream as far as it was folded.
-#[derive(Default)]
 struct Stream {
     rows: Rows,
     events: u64,
@@ -120,7 +119,7 @@ impl Replay {
         let mut windows = Windows::new(self, kind, &part);
         self.progress.at(part.number, part.position, 0);
         while let Some((to, events)) = windows.next().await? {
-            let mut rows = Rows::default();
+            let mut rows = Rows::first();
             for event in &events {
                 self.fold(event, &mut rows)?;
             }
@@ -154,7 +153,7 @@ impl Replay {
                 }
                 let stream = match streams.get_mut(id) {
                     Some(stream) => stream,
-                    None => streams.entry(id.to_owned()).or_default(),
+                    None => streams.entry(id.to_owned()).or_insert_with(|| Stream { rows: Rows::first(), events: 0 }),
                 };
                 self.fold(event, &mut stream.rows)?;
                 stream.events += 1;
@@ -201,12 +200,7 @@ impl Replay {
     }
 
     fn fold(&self, event: &Recorded, rows: &mut Rows) -> Result<()> {
-        let folded = known::check(event).and_then(|()| {
-            caught(|| {
-                rows.load(&self.model.keys(event)?, HashMap::new());
-                self.model.fold(event, rows)
-            })
-        });
+        let folded = known::check(event).and_then(|()| caught(|| self.model.fold(event, rows)));
         folded.map_err(|reason| RebuildError::Poison(poison(self.model, event, &reason).reason))
     }
 

@@ -7,6 +7,7 @@ mod chain;
 mod file;
 mod folder;
 mod followers;
+mod generations;
 mod inspect;
 mod log;
 mod snapshot;

@@ -1,6 +1,6 @@
 //! What every adapter of the view store has in common.
 
-use ports::{Error, FieldKind, FieldValue, ModelSpec, Result, RowChange, ViewBatch};
+use ports::{Error, FieldKind, FieldValue, Load, ModelSpec, Result, RowChange, Standing, ViewBatch};
 
 /// Change rows kept for each generation; a replica that is further behind starts afresh.
 pub(crate) const CHANGES_KEPT: u64 = 10_000;
@@ -20,6 +20,48 @@ pub(crate) fn another_shape(spec: &ModelSpec, live: &str) -> Error {
         format!("the live generation of {}", spec.name),
         format!("it has the fields {live:?}, this program declares others: raise the fold version and rebuild"),
     )
+}
+
+pub(crate) fn standing_of(text: &str) -> Result<Standing> {
+    let found = Standing::ALL.into_iter().find(|standing| standing.as_str() == text);
+    found.ok_or_else(|| Error::corrupt(format!("the view store has a generation that is {text:?}")))
+}
+
+pub(crate) fn paused(spec: &ModelSpec) -> Error {
+    Error::rejected(spec.name, format!("an operator paused it; `casitas projections resume {}` lets it go on", spec.name))
+}
+
+pub(crate) fn absent_live(model: &str) -> Error {
+    Error::NotFound(format!("a live generation of {model}"))
+}
+
+pub(crate) fn absent(model: &str, generation: u64) -> Error {
+    Error::NotFound(format!("generation {generation} of {model}"))
+}
+
+pub(crate) fn is_live(model: &str, generation: u64) -> Error {
+    Error::Conflict(format!("generation {generation} of {model} is live: it cannot be dropped"))
+}
+
+/// Whose rebuild it was has lost it: another one took over, or it was aborted.
+pub(crate) fn lost(model: &str, generation: u64) -> Error {
+    Error::Conflict(format!("generation {generation} of {model} is not built by this process any more"))
+}
+
+pub(crate) fn lost_load(load: &Load<'_>) -> Error {
+    lost(load.spec.name, load.generation)
+}
+
+pub(crate) fn twice(model: &str) -> Error {
+    Error::rejected(model, "a row is fed by more than one stream: its feed must be `Mixed`")
+}
+
+pub(crate) fn not_complete(model: &str, generation: u64) -> Error {
+    Error::Conflict(format!("generation {generation} of {model} is not complete"))
+}
+
+pub(crate) fn behind(model: &str, at: u64, live: u64) -> Error {
+    Error::Conflict(format!("the other generation of {model} is at {at}, readers are at {live} already"))
 }
 
 pub(crate) fn moved(batch: &ViewBatch<'_>) -> Error {

@@ -39,3 +39,8 @@ async fn the_position_before_an_instant_is_found_without_reading_the_log() {
         assert_eq!(position_before(&log, at(second)).await.expect("found"), position, "before {second}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn generations_keep_the_contract() {
+    conformance::generations::all(Arc::new(MemoryViews::new())).await;
+}

@@ -20,6 +20,12 @@ async fn the_views_keep_the_contract() {
     conformance::views::all(cluster.views()).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn generations_keep_the_contract() {
+    let cluster = Cluster::with_views().await;
+    conformance::generations::all(cluster.views()).await;
+}
+
 #[tokio::test]
 async fn readers_see_every_model_and_write_none() {
     let cluster = Cluster::with_views().await;

@@ -50,6 +50,12 @@ async fn the_views_keep_the_contract() {
     conformance::views::all(Arc::new(lab.folder.views().await.expect("views"))).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn generations_keep_the_contract() {
+    let lab = Lab::new();
+    conformance::generations::all(Arc::new(lab.folder.views().await.expect("views"))).await;
+}
+
 #[tokio::test]
 async fn a_log_moves_and_is_renewed() {
     let (lab, other) = (Lab::new(), Lab::new());

@@ -1,6 +1,6 @@
-//! Rebuilding: from the log to a complete view with the product's own fold, beside the plain export of the same rows and
-//! cqrs-es' replay of them. The tool that rebuilds and switches is not there yet: here a projector begins at 0 in an empty
-//! view store, and the bare reading and folding is measured without a store.
+//! Rebuilding: from the log to a complete, compared and switched view by what `casitas projections rebuild` runs, in one part
+//! and in two, beside the plain export of the same rows and cqrs-es' replay of them. Also what a projector does that begins at 0
+//! in an empty view store, and the bare reading and folding without a store.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -20,7 +20,7 @@ use domain::Context;
 use domain::units::Unit;
 use ports::{EventLog, Hints, Logs, MasterKey, Sealer, SystemClock, ViewStore};
 use postgres_es::PostgresEventRepository;
-use projector::Projector;
+use projector::{Progress, Projector, Rebuilder, Wish};
 use read_models::{ReadModel, Rows};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tempfile::TempDir;
@@ -41,6 +41,8 @@ const READ: usize = 5_000;
 const WITHIN: Duration = Duration::from_secs(900);
 const PASSWORD: &str = "a-password-of-the-benchmark";
 const MODELS: [&dyn ReadModel; 2] = [&read_models::available_units::AvailableUnits, &read_models::units::Units];
+
+const PARTS: [u32; 2] = [1, 2];
 
 const COUNTED: &str = "events of the log folded, exported and replayed";
 
@@ -74,6 +76,14 @@ impl Rebuild {
         for model in MODELS {
             let views = bench.block(lab.empty_views())?;
             round.measure(full(model, size), "events/s", || bench.block(lab.project(model, &views, events)))?;
+            for parts in PARTS {
+                let mut replayed = 0;
+                round.measure(rebuilt(model, parts, size), "events/s", || {
+                    bench.block(lab.rebuild(model, &views, parts, &mut replayed))
+                })?;
+                let units = lab.of_units()?;
+                self.tally.add(COUNTED, replayed, (replayed != units).then(|| format!("{replayed} of {units} rebuilt")));
+            }
             let mut folded = 0;
             round.measure(bare(model, size), "events/s", || bench.block(lab.fold(model, &mut folded)))?;
             self.tally.add(COUNTED, folded, (folded != events).then(|| format!("{folded} of {events} folded")));
@@ -81,8 +91,7 @@ impl Rebuild {
         round.measure(copied(size), "events/s", || lab.copy(events))?;
         let mut replayed = 0;
         round.measure(replay(size), "events/s", || bench.block(lab.replay(&mut replayed)))?;
-        let units =
-            lab.postgres.sql("units_db", "SELECT count(*) FROM events WHERE aggregate_type = 'unit'")?.parse::<u64>()?;
+        let units = lab.of_units()?;
         self.tally.add(COUNTED, replayed, (replayed != units).then(|| format!("{replayed} of {units} replayed")));
         Ok(())
     }
@@ -123,8 +132,13 @@ impl Lab {
         Ok(self.units()?.head().await.map_err(chained)?.position)
     }
 
+    fn of_units(&self) -> Result<u64> {
+        let sql = "SELECT count(*) FROM events WHERE aggregate_type = 'unit'";
+        Ok(self.postgres.sql("units_db", sql)?.parse()?)
+    }
+
     /// A view store that nothing was folded into.
-    async fn empty_views(&mut self) -> Result<Arc<dyn ViewStore>> {
+    async fn empty_views(&mut self) -> Result<Arc<PostgresViews>> {
         self.stores += 1;
         let at = |user: &str| -> Result<PostgresServer> {
             let server = PostgresServer::new(&self.postgres.address(), user, PASSWORD).map_err(chained)?;
@@ -136,7 +150,7 @@ impl Lab {
     }
 
     /// The product's projector with one read model, from 0 to the head.
-    async fn project(&self, model: &'static dyn ReadModel, views: &Arc<dyn ViewStore>, events: u64) -> Result<Outcome> {
+    async fn project(&self, model: &'static dyn ReadModel, views: &Arc<PostgresViews>, events: u64) -> Result<Outcome> {
         let ports = projector::Ports {
             logs: self.logs.clone(),
             sealer: self.sealer.clone(),
@@ -146,6 +160,7 @@ impl Lab {
             clock: Arc::new(SystemClock),
             handler: self.handler.clone(),
             hot: None,
+            generations: None,
         };
         let config = projector::Config { models: vec![model], ..projector::Config::default() };
         let projector = Projector::new(ports, config).map_err(chained)?;
@@ -168,6 +183,24 @@ impl Lab {
         shutdown.cancel();
         running.await?;
         Ok(Outcome::plain(events as f64 / took?.as_secs_f64()))
+    }
+
+    /// A rebuild beside a live generation that is current, to the switch; all but the start of a process.
+    async fn rebuild(
+        &self,
+        model: &'static dyn ReadModel,
+        views: &Arc<PostgresViews>,
+        parts: u32,
+        replayed: &mut u64,
+    ) -> Result<Outcome> {
+        let rebuilder = Rebuilder::new(self.logs.clone(), self.sealer.clone(), views.clone(), self.hints.clone());
+        let wish = Wish { parallel: parts, manual: false, dry_run: false, force: false };
+        let (events, started) = (self.head().await?, Instant::now());
+        let done = rebuilder.rebuild(model, wish, &Progress::default(), &CancellationToken::new()).await?;
+        let took = started.elapsed();
+        ensure!(matches!(done.outcome, projector::Outcome::Switched(_)), "{done:?}");
+        *replayed = done.events;
+        Ok(Outcome::plain(events as f64 / took.as_secs_f64()))
     }
 
     /// Reading, opening and folding into rows in memory; nothing is stored.
@@ -253,6 +286,10 @@ fn full(model: &dyn ReadModel, events: usize) -> String {
     format!("projector into {}, {events} events", model.spec().name)
 }
 
+fn rebuilt(model: &dyn ReadModel, parts: u32, events: usize) -> String {
+    format!("rebuild of {} in {parts}, {events} events", model.spec().name)
+}
+
 fn bare(model: &dyn ReadModel, events: usize) -> String {
     format!("read and fold of {}, {events} events", model.spec().name)
 }
@@ -274,8 +311,11 @@ impl Part for Rebuild {
         let mut compares = Vec::new();
         for events in self.sizes.clone() {
             for model in MODELS {
-                compares.push(Compare::ratio(full(model, events), copied(events)).at_least(0.75));
-                compares.push(Compare::ratio(full(model, events), replay(events)).at_least(3.8));
+                for (parts, least) in [(PARTS[0], 0.75), (PARTS[1], 1.1)] {
+                    compares.push(Compare::ratio(rebuilt(model, parts, events), copied(events)).at_least(least));
+                }
+                compares.push(Compare::ratio(rebuilt(model, PARTS[0], events), replay(events)).at_least(3.8));
+                compares.push(Compare::ratio(full(model, events), copied(events)));
                 compares.push(Compare::ratio(bare(model, events), copied(events)));
                 compares.push(Compare::ratio(bare(model, events), replay(events)));
             }
@@ -292,7 +332,9 @@ impl Part for Rebuild {
             x: "events",
             y: "events/s",
             series: vec![
-                ("projector, with the store".to_owned(), points(&|size| full(model, size))),
+                ("rebuild in one part".to_owned(), points(&|size| rebuilt(model, PARTS[0], size))),
+                ("rebuild in two parts".to_owned(), points(&|size| rebuilt(model, PARTS[1], size))),
+                ("projector from 0".to_owned(), points(&|size| full(model, size))),
                 ("read and fold alone".to_owned(), points(&|size| bare(model, size))),
                 ("psql COPY text".to_owned(), points(&copied)),
                 ("cqrs-es QueryReplay".to_owned(), points(&replay)),

@@ -6,4 +6,5 @@ pub const NOT_FOUND: u8 = 4;
 pub const CONFLICT: u8 = 5;
 pub const CHECK_FAILED: u8 = 6;
 pub const DEPENDENCY_DOWN: u8 = 7;
+/// Stopped by Ctrl-C, as a shell would say it.
 pub const INTERRUPTED: u8 = 130;

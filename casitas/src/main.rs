@@ -25,7 +25,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tokio::sync::mpsc;
 
 use config::Settings;
-use operator::{Events, Operator, Users, Verb};
+use operator::{Events, Operator, Projections, Refusal, Users, Verb};
 use output::{Output, Printer};
 use platform::{Platform, Role};
 use secrets::{Readable, Secrets};
@@ -143,6 +143,9 @@ fn parse() -> Result<Cli> {
 
 /// A folder that another process holds is a conflict; anything else failed.
 fn code_of(error: &anyhow::Error) -> u8 {
+    if let Some(refusal) = error.downcast_ref::<Refusal>() {
+        return refusal.code;
+    }
     let held = format!("{error:#}").contains("another casitas holds") || error.is::<demo::NotEmpty>();
     if held { exit::CONFLICT } else { exit::FAILED }
 }
@@ -232,15 +235,40 @@ async fn operate(settings: &Settings, mut verb: Verb, output: Option<Output>) ->
         *password = Some(read_password()?);
     }
     let streaming = verb.is_endless();
+    let output = match &verb {
+        Verb::Projections(Projections::Rebuild { json: true, .. }) => Some(Output::Ndjson),
+        _ => output,
+    };
     let mut printer = Printer::new(output, streaming);
     let exit = match verb {
         Verb::Events(Events::Export(export)) => transfer::export(settings, export, &mut printer).await?,
         Verb::Events(Events::Import(import)) => transfer::import(settings, &import, &mut printer).await?,
         Verb::Events(Events::Replay(replay)) => replay_until_interrupted(settings, replay, &mut printer).await?,
+        Verb::Projections(rebuild @ Projections::Rebuild { .. }) => {
+            rebuild_until_interrupted(settings, rebuild, &mut printer).await?
+        }
         verb => perform(settings, verb, |row| printer.row(row)).await?,
     };
     printer.finish();
     Ok(exit)
+}
+
+async fn rebuild_until_interrupted(settings: &Settings, rebuild: Projections, printer: &mut Printer) -> Result<u8> {
+    let goes_on = match &rebuild {
+        Projections::Rebuild { names, all, dry_run: false, .. } => {
+            Some(format!("casitas projections rebuild {}", if *all { "--all".to_owned() } else { names.join(" ") }))
+        }
+        _ => None,
+    };
+    let done = perform(settings, Verb::Projections(rebuild), |row| printer.row(row));
+    let Some(goes_on) = goes_on else { return done.await };
+    // What is under way there notices that nobody listens any more.
+    tokio::select! {
+        done = done => return done,
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    eprintln!("\nstopped; what was done stays, and this goes on with it: {goes_on}");
+    Ok(exit::INTERRUPTED)
 }
 
 /// What is delivered goes to standard output alone; how far it is, and the result where that would be in its way, beside it.

@@ -16,7 +16,7 @@ use clap::Subcommand;
 use commands::Handler;
 use domain::Context;
 use ports::EventLog;
-use projector::Board;
+use projector::{Board, Rebuilder};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -57,6 +57,22 @@ pub struct Operator {
     board: Option<Board>,
     /// Who operates, as recorded with what is done.
     by: String,
+    /// Where this process may write the views.
+    rebuilder: Option<Rebuilder>,
+}
+
+/// Why a verb did not do what was asked, with the exit code that says so.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    pub code: u8,
+    message: String,
+}
+
+impl Refusal {
+    pub fn new(code: u8, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
 }
 
 type Rows = mpsc::Sender<Value>;
@@ -79,7 +95,10 @@ impl Verb {
 
 impl Operator {
     pub fn new(platform: Platform, handler: Option<Handler>, board: Option<Board>, by: String) -> Self {
-        Self { platform, handler, board, by }
+        let Platform { logs, hints, .. } = &platform;
+        let rebuilder = platform.generations.clone().zip(platform.sealer().ok());
+        let rebuilder = rebuilder.map(|(views, sealer)| Rebuilder::new(logs.clone(), sealer, views, hints.clone()));
+        Self { platform, handler, board, by, rebuilder }
     }
 
     /// Runs a verb; answers the exit code.

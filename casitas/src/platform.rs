@@ -13,7 +13,7 @@ use adapters::sqlite::DataFolder;
 use anyhow::{Context as _, Result};
 use commands::Handler;
 use domain::Context;
-use ports::{Artifacts, Clock, EventLog, Hints, JobQueue, Logs, Sealer, SharedCache, SystemClock, ViewStore};
+use ports::{Artifacts, Clock, EventLog, Generations, Hints, JobQueue, Logs, Sealer, SharedCache, SystemClock, ViewStore};
 use query_api::QueryApi;
 use report_worker::WorkerStatus;
 
@@ -77,6 +77,8 @@ pub struct Platform {
     /// Empty for a query replica: it has no way to an event log.
     pub logs: Logs,
     pub views: Arc<dyn ViewStore>,
+    /// The same views with the right to write them: for who folds or rebuilds.
+    pub generations: Option<Arc<dyn Generations>>,
     /// `None` when embedded: the in-process tier alone.
     pub shared: Option<Arc<dyn SharedCache>>,
     /// `None` for roles that have nothing to do with jobs.
@@ -157,13 +159,15 @@ impl Platform {
         for context in Context::ALL {
             logs.push(Arc::new(folder.log(context, clock.clone()).await.map_err(chained)?));
         }
-        let views: Arc<dyn ViewStore> = Arc::new(folder.views().await.map_err(chained)?);
+        let generations: Arc<dyn Generations> = Arc::new(folder.views().await.map_err(chained)?);
+        let views: Arc<dyn ViewStore> = generations.clone();
         let artifacts = settings.artifacts_dir.clone().unwrap_or_else(|| folder.path().join("artifacts"));
         let mut checks: Vec<Check> = logs.iter().cloned().map(Check::Log).collect();
         checks.push(Check::Views(views.clone()));
         Ok(Self {
             logs: Logs::new(logs),
             views,
+            generations: Some(generations),
             shared: None,
             queue: Some(Arc::new(InProcessQueue::new())),
             artifacts: Arc::new(ArtifactFolder::open(&artifacts).map_err(chained)?),
@@ -198,7 +202,17 @@ impl Platform {
                 .map(|context| Arc::new(PostgresLog::connect(context, &server)) as Arc<dyn EventLog>)
                 .collect(),
         };
-        let views: Arc<dyn ViewStore> = Arc::new(PostgresViews::connect(&server));
+        let own = Arc::new(PostgresViews::connect(&server));
+        let views: Arc<dyn ViewStore> = own.clone();
+        let generations: Option<Arc<dyn Generations>> = match role {
+            Role::Projector => Some(own),
+            // An operator rebuilds as the projector folds, where its secret is to be had.
+            Role::Operator => secrets.read("db_projector").ok().and_then(|password| {
+                let server = PostgresServer::new(address, "casitas_projector", &password).ok()?;
+                Some(Arc::new(PostgresViews::connect(&server)) as Arc<dyn Generations>)
+            }),
+            Role::CommandApi | Role::QueryApi | Role::ReportWorker => None,
+        };
         let redis_address = settings.redis.as_deref().context("set CASITAS_REDIS: host:port of Redis")?;
         let (user, secret) = role.redis_user();
         let redis = RedisConfig::new(redis_address, user, secrets.read(secret)?).map_err(chained)?;
@@ -220,6 +234,7 @@ impl Platform {
         Ok(Self {
             logs: Logs::new(logs),
             views,
+            generations,
             shared: Some(cache),
             queue,
             artifacts: Arc::new(ArtifactFolder::open(&artifacts).map_err(chained)?),

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use axum::extract::Request;
 use axum::{Router, ServiceExt};
 use command_api::{Api, ApiConfig};
-use projector::{HotCollections, Projector};
+use projector::{HotCollections, Projector, Rebuilder};
 use query_api::{Feed, HotWriter, QueryApi, Reader, ReaderConfig, ViewPrincipals};
 use report_worker::{CrashAt, CrashPoint, Registry, WorkerConfig, WorkerPorts, WorkerStatus};
 use tokio::net::TcpListener;
@@ -47,6 +47,7 @@ pub async fn serve(settings: &Settings, demo: Option<crate::demo::Plan>) -> Resu
     let shutdown = shutdown_signal();
     let mut tasks = JoinSet::new();
 
+    upgrade(&platform, &shutdown).await?;
     let projector = projector(&platform, settings, handler.clone())?;
     let board = projector.board();
     tasks.spawn(projector.run(shutdown.clone()));
@@ -72,6 +73,17 @@ pub async fn serve(settings: &Settings, demo: Option<crate::demo::Plan>) -> Resu
     banner(settings, &listener, demo_on, seeded)?;
     http(listener, app, &ops, &shutdown, Duration::ZERO).await?;
     finish(tasks).await;
+    Ok(())
+}
+
+/// What an earlier release folded otherwise is made anew before anything is answered.
+async fn upgrade(platform: &Platform, shutdown: &CancellationToken) -> Result<()> {
+    let Some(views) = platform.generations.clone() else { return Ok(()) };
+    let rebuilder = Rebuilder::new(platform.logs.clone(), platform.sealer()?, views, platform.hints.clone());
+    rebuilder
+        .upgrade(&read_models::all(), shutdown)
+        .await
+        .context("a read model of an earlier release cannot be rebuilt")?;
     Ok(())
 }
 
@@ -213,6 +225,7 @@ pub fn projector(platform: &Platform, settings: &Settings, handler: commands::Ha
         clock: platform.clock.clone(),
         handler,
         hot,
+        generations: platform.generations.clone(),
     };
     // The workers' slots must be told to the projector too: it could not know what they hold.
     let workers = WorkerConfig { slots: settings.slots(), ..WorkerConfig::new("") };

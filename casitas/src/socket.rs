@@ -15,7 +15,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::operator::{Operator, Verb, account};
+use crate::operator::{Operator, Refusal, Verb, account};
 use crate::platform::Platform;
 
 const REQUEST_MAX_BYTES: u64 = 64 * 1024;
@@ -84,7 +84,10 @@ async fn answer(stream: UnixStream, operator: Operator) -> Result<()> {
     drop(waiting);
     let last = match work.await {
         Ok(Ok(exit)) => json!({"exit": exit}),
-        Ok(Err(error)) => json!({"exit": 1, "error": format!("{error:#}")}),
+        Ok(Err(error)) => {
+            let exit = error.downcast_ref::<Refusal>().map_or(crate::exit::FAILED, |refusal| refusal.code);
+            json!({"exit": exit, "error": format!("{error:#}")})
+        }
         Err(_) => json!({"exit": 1, "error": "the verb failed"}),
     };
     write.write_all(format!("{last}\n").as_bytes()).await?;

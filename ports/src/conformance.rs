@@ -2,6 +2,7 @@
 
 pub mod artifacts;
 pub mod cache;
+pub mod generations;
 pub mod hints;
 pub mod log;
 pub mod queue;

@@ -8,6 +8,7 @@ mod cache;
 mod chain;
 mod clock;
 mod error;
+mod generations;
 mod hints;
 mod inspect;
 mod log;
@@ -24,6 +25,7 @@ pub use cache::{CacheVersion, SharedCache};
 pub use chain::{ChainHead, HashChain, LINK_EVENTS_MAX, Link, MARK_BYTES, StoredEvent};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Error, Result};
+pub use generations::{Generation, Generations, Load, Part, Standing, StillViews, StoredRow};
 pub use hints::{HintStream, Hints, Topic};
 pub use inspect::{
     EventQuery, MonthCount, STRETCH_MAX, Tally, count_by_reading, month_of, position_before, search_by_reading,
@@ -31,7 +33,7 @@ pub use inspect::{
 };
 pub use log::{
     AppendOutcome, AppendRequest, Checkpoint, EventLog, FollowerCheckpoints, Incarnation, Keep, KeyRecord, KeyUse, LogHead,
-    Logs, Metadata, NewEvent, Position, Recorded, StreamAppend, StreamEvents, SubjectKeys,
+    Logs, Metadata, NewEvent, Position, Recorded, StreamAppend, StreamEvents, Stretch, SubjectKeys,
 };
 pub use queue::{Delivery, JobConsumer, JobQueue, Priority, QueueDepth};
 pub use sealing::{MasterKey, Sealer};

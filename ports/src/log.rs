@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use cqrs_es::persist::SerializedEvent;
-use domain::{Context, Date, StreamId, Timestamp};
+use domain::{AggregateKind, Context, Date, StreamId, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -165,6 +165,33 @@ pub struct LogHead {
     pub recorded_at: Option<Timestamp>,
 }
 
+/// A piece of history of some streams: what one part of a rebuild reads at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// The positions `(after, to]`; `to` is no further than the head.
+    pub after: Position,
+    pub to: Position,
+    pub kind: AggregateKind,
+    /// Only streams whose id is later than this one.
+    pub streams_after: String,
+    /// Only streams whose id is not later than this one.
+    pub streams_to: Option<String>,
+    /// The streams whose last character, as a number, has this rest when divided by that: `(0, 1)` is all of them.
+    pub share: (u32, u32),
+}
+
+impl Stretch {
+    pub fn has(&self, event: &Recorded) -> bool {
+        let id = event.stream.id.as_str();
+        let (rest, parts) = self.share;
+        event.stream.kind == self.kind
+            && (self.after + 1..=self.to).contains(&event.position)
+            && id > self.streams_after.as_str()
+            && self.streams_to.as_deref().is_none_or(|last| id <= last)
+            && id.chars().next_back().map_or(0, u32::from) % parts.max(1) == rest
+    }
+}
+
 /// How far a follower has got.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checkpoint {
@@ -198,6 +225,23 @@ pub trait EventLog: SubjectKeys + FollowerCheckpoints + HashChain + Transfer + S
     /// The events after a position in order, at most `limit`. A gap is `Corrupt`, never a silent skip; an error is an error,
     /// never a short answer.
     async fn read(&self, after: Position, limit: usize) -> Result<Vec<Recorded>>;
+
+    /// The events of a stretch of history that are of some streams, in order; without their metadata where the adapter can do
+    /// without. What it passes over it does not read.
+    async fn stretch(&self, stretch: &Stretch) -> Result<Vec<Recorded>> {
+        let mut found = Vec::new();
+        let mut after = stretch.after;
+        while after < stretch.to {
+            let limit = usize::try_from(stretch.to - after).unwrap_or(usize::MAX);
+            let events = self.read(after, limit).await?;
+            let Some(last) = events.last() else {
+                return Err(Error::corrupt(format!("the {} log ends at {after}, before {}", self.context(), stretch.to)));
+            };
+            after = last.position;
+            found.extend(events.into_iter().filter(|event| stretch.has(event)));
+        }
+        Ok(found)
+    }
 
     async fn head(&self) -> Result<LogHead>;
 

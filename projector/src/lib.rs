@@ -16,6 +16,7 @@ mod lead;
 mod pace;
 mod policy;
 mod projection;
+mod rebuild;
 mod status;
 mod tailer;
 mod timers;
@@ -30,7 +31,7 @@ use std::time::Duration;
 use commands::Handler;
 use domain::Context;
 use futures::FutureExt;
-use ports::{Clock, Hints, JobQueue, Logs, ModelSpec, Result, Sealer, ViewStore};
+use ports::{Clock, Generations, Hints, JobQueue, Logs, ModelSpec, Result, Sealer, ViewStore};
 use read_models::ReadModel;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -41,11 +42,15 @@ use dispatcher::Dispatcher;
 use hot::HotFeed;
 use pace::{Backoff, pause};
 use policy::Policy;
-use projection::Projection;
+use projection::{Projection, Side};
+use rebuild::Standbys;
 use timers::{Due, Timer};
 use working::panic_text;
 
 pub use hot::HotCollections;
+pub use rebuild::{
+    Comparison, Difference, DifferenceKind, Done, Outcome, PARTS_MAX, Phase, Progress, RebuildError, Rebuilder, Seen, Wish,
+};
 pub use status::{Board, FollowerStatus, Kind, Reporter, State};
 pub use tailer::{Tail, Tailer};
 
@@ -67,6 +72,8 @@ pub struct Ports {
     pub handler: Handler,
     /// Who writes hot collections to the shared cache, where there is one.
     pub hot: Option<Arc<dyn HotCollections>>,
+    /// The same views, where models are rebuilt: other generations are folded on, and a fold of an earlier version is replaced.
+    pub generations: Option<Arc<dyn Generations>>,
 }
 
 #[derive(Clone)]
@@ -202,6 +209,9 @@ impl Projector {
                 return;
             }
         }
+        if let Some(generations) = &self.ports.generations {
+            self.start_generations(tasks, generations, shutdown);
+        }
         let announcer = Announcer::default();
         let (running, hints, token) = (announcer.clone(), self.ports.hints.clone(), shutdown.clone());
         spawn(tasks, "announcer".to_owned(), None, shutdown, move || {
@@ -223,6 +233,7 @@ impl Projector {
                 model: *model,
                 tailer: self.tailers[&model.spec().context].clone(),
                 views: self.ports.views.clone(),
+                side: None,
                 announcer: announcer.clone(),
                 hot,
                 delay: self.config.delay,
@@ -234,6 +245,36 @@ impl Projector {
                 async move { projection.run().await }
             });
         }
+    }
+}
+
+impl Projector {
+    /// What is not live is folded on, and what an earlier fold made is made anew, while readers have the old one.
+    fn start_generations(&self, tasks: &mut JoinSet<()>, generations: &Arc<dyn Generations>, shutdown: &CancellationToken) {
+        let standbys = Arc::new(Standbys {
+            models: self.config.models.clone(),
+            tailers: self.tailers.clone(),
+            views: generations.clone(),
+            board: Board::new(self.ports.clock.clone()),
+        });
+        let token = shutdown.clone();
+        spawn(tasks, "standbys".to_owned(), None, shutdown, move || {
+            let (standbys, token) = (standbys.clone(), token.clone());
+            async move { standbys.run(token).await }
+        });
+        let Ports { logs, sealer, hints, .. } = &self.ports;
+        let rebuilder = Rebuilder::new(logs.clone(), sealer.clone(), generations.clone(), hints.clone());
+        let (models, token) = (self.config.models.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            let mut backoff = Backoff::default();
+            // Another projector may be at it: then there is nothing left to do soon.
+            while let Err(error) = rebuilder.upgrade(&models, &token).await {
+                tracing::warn!(%error, "a read model of an earlier fold cannot be rebuilt yet; trying again");
+                if !pause(&token, backoff.next()).await {
+                    return;
+                }
+            }
+        });
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::Timestamp;
-use ports::{Checkpoint, Error, Position, Result, ViewBatch, ViewStore};
+use ports::{Checkpoint, Error, Generations, Position, Result, ViewBatch, ViewStore};
 use read_models::{ReadModel, Rows};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -38,12 +38,20 @@ pub(crate) struct Projection {
     pub model: &'static dyn ReadModel,
     pub tailer: Arc<Tailer>,
     pub views: Arc<dyn ViewStore>,
+    /// Folds a generation that is not the live one.
+    pub side: Option<Side>,
     pub announcer: Announcer,
     pub hot: Option<HotFeed>,
     /// Test aid: waits so long before each commit.
     pub delay: Duration,
     pub reporter: Reporter,
     pub shutdown: CancellationToken,
+}
+
+/// A generation beside the live one.
+pub(crate) struct Side {
+    pub views: Arc<dyn Generations>,
+    pub generation: u64,
 }
 
 /// Leadership of the model, for one term.
@@ -137,7 +145,11 @@ impl Projection {
     /// `None` while another process leads, or while the checkpoint does not belong to the log (shown as stalled).
     async fn lead(&self) -> Result<Option<Lead>> {
         let spec = self.model.spec();
-        let Some(claim) = self.views.claim(spec).await? else {
+        let claim = match &self.side {
+            None => self.views.claim(spec).await?,
+            Some(side) => side.views.claim_generation(spec, side.generation).await?,
+        };
+        let Some(claim) = claim else {
             self.reporter.waiting();
             return Ok(None);
         };

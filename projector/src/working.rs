@@ -49,6 +49,11 @@ impl Working {
         Self { rows: Rows::default(), to: checkpoint, events: 0, since: None }
     }
 
+    /// Begins at a checkpoint that is the same place in another life of an empty log.
+    pub(crate) fn follow(&mut self, checkpoint: &Checkpoint) {
+        self.to = checkpoint.clone();
+    }
+
     pub(crate) fn position(&self) -> Position {
         self.to.position
     }
@@ -124,7 +129,7 @@ impl Working {
     }
 }
 
-fn poison(model: &dyn ReadModel, event: &Recorded, reason: &str) -> Poison {
+pub(crate) fn poison(model: &dyn ReadModel, event: &Recorded, reason: &str) -> Poison {
     let Recorded { event_id, event_type, event_version, position, .. } = event;
     let (model, context) = (model.spec().name, event.stream.context());
     let reason = format!(
@@ -135,7 +140,7 @@ fn poison(model: &dyn ReadModel, event: &Recorded, reason: &str) -> Poison {
 }
 
 /// Runs a pure function; an error or a panic as text.
-fn caught<T>(run: impl FnOnce() -> Result<T>) -> Result<T, String> {
+pub(crate) fn caught<T>(run: impl FnOnce() -> Result<T>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(result) => result.map_err(|error| error.chain()),
         Err(panic) => Err(format!("panicked: {}", panic_text(&*panic))),

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use crate::scan::{Look, scan};
 use crate::time::{day_begins, earliest, next_midnight};
-use crate::{Answer, Page, PageRequest, ReadModel, Rows, Tag};
+use crate::{Answer, Feed, Page, PageRequest, ReadModel, Rows, Tag};
 
 pub static SPEC: ModelSpec = ModelSpec {
     name: "available_units",
@@ -69,6 +69,10 @@ pub(crate) fn city_key(city: &str) -> String {
 impl ReadModel for AvailableUnits {
     fn spec(&self) -> &'static ModelSpec {
         &SPEC
+    }
+
+    fn feed(&self) -> Feed {
+        Feed::Streams(AggregateKind::Unit)
     }
 
     fn keys(&self, event: &Recorded) -> Result<Vec<String>> {

@@ -6,7 +6,7 @@ use ports::{Field, FieldKind, ModelSpec, Recorded, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::available_units::unit_of;
-use crate::{ReadModel, Rows};
+use crate::{Feed, ReadModel, Rows};
 
 pub static SPEC: ModelSpec = ModelSpec {
     name: "hold_expiries",
@@ -38,6 +38,10 @@ fn due_at(expires_at: Timestamp) -> i64 {
 impl ReadModel for HoldExpiries {
     fn spec(&self) -> &'static ModelSpec {
         &SPEC
+    }
+
+    fn feed(&self) -> Feed {
+        Feed::Streams(AggregateKind::Unit)
     }
 
     fn keys(&self, event: &Recorded) -> Result<Vec<String>> {

@@ -6,7 +6,7 @@ use ports::{Field, FieldKind, ModelSpec, Recorded, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::time::day_begins;
-use crate::{ReadModel, Rows};
+use crate::{Feed, ReadModel, Rows};
 
 pub static SPEC: ModelSpec = ModelSpec {
     name: "lease_starts",
@@ -29,6 +29,10 @@ pub struct LeaseStart {
 impl ReadModel for LeaseStarts {
     fn spec(&self) -> &'static ModelSpec {
         &SPEC
+    }
+
+    fn feed(&self) -> Feed {
+        Feed::Streams(AggregateKind::Lease)
     }
 
     fn keys(&self, event: &Recorded) -> Result<Vec<String>> {

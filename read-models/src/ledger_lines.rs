@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 
 use crate::ledgers::{self, LedgerHead, ledger_head};
 use crate::time::next_midnight;
-use crate::{Answer, Cursor, Page, PageRequest, ReadModel, Rows, Tag};
+use crate::{Answer, Cursor, Feed, Page, PageRequest, ReadModel, Rows, Tag};
 
 pub use books::Books;
 
@@ -48,6 +48,10 @@ pub struct Movement {
 impl ReadModel for LedgerLines {
     fn spec(&self) -> &'static ModelSpec {
         &SPEC
+    }
+
+    fn feed(&self) -> Feed {
+        Feed::Events(AggregateKind::Ledger)
     }
 
     fn keys(&self, event: &Recorded) -> Result<Vec<String>> {

@@ -30,17 +30,34 @@ pub use rows::Rows;
 pub use scan::{Look, find, scan};
 pub use time::{day_begins, earliest, next_midnight};
 
+use domain::AggregateKind;
 use ports::{ModelSpec, Recorded, Result};
 
 /// A fold from one context's events to rows.
 pub trait ReadModel: Send + Sync + 'static {
     fn spec(&self) -> &'static ModelSpec;
 
+    /// What its rows are made of, which decides how a rebuild may read the log.
+    fn feed(&self) -> Feed {
+        Feed::Mixed
+    }
+
     /// Keys of the rows that folding the event reads or writes; empty for an event that does not concern the model.
     fn keys(&self, event: &Recorded) -> Result<Vec<String>>;
 
     /// Folds the event into the rows named by `keys`. An error stops the follower and names the event.
     fn fold(&self, event: &Recorded, rows: &mut Rows) -> Result<()>;
+}
+
+/// What feeds a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Feed {
+    /// The events of several streams: the log is folded in its order.
+    Mixed,
+    /// The events of one stream of this kind: streams may be folded in any order and beside each other, each in its own.
+    Streams(AggregateKind),
+    /// One event of a stream of this kind; the row is never read by a fold.
+    Events(AggregateKind),
 }
 
 /// Every read model, in the order operators see them.

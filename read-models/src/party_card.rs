@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::scan::{Look, find, scan};
-use crate::{Answer, Page, PageRequest, ReadModel, Rows, Tag};
+use crate::{Answer, Feed, Page, PageRequest, ReadModel, Rows, Tag};
 
 /// No personal field is an index field.
 pub static SPEC: ModelSpec = ModelSpec {
@@ -70,6 +70,10 @@ impl fmt::Debug for PartyOut {
 impl ReadModel for PartyCard {
     fn spec(&self) -> &'static ModelSpec {
         &SPEC
+    }
+
+    fn feed(&self) -> Feed {
+        Feed::Streams(AggregateKind::Party)
     }
 
     fn keys(&self, event: &Recorded) -> Result<Vec<String>> {

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::scan::{Look, find, scan};
-use crate::{Answer, Page, PageRequest, ReadModel, Rows, Tag};
+use crate::{Answer, Feed, Page, PageRequest, ReadModel, Rows, Tag};
 
 pub static SPEC: ModelSpec = ModelSpec {
     name: "processes",
@@ -58,6 +58,10 @@ pub struct ProcessOut {
 impl ReadModel for Processes {
     fn spec(&self) -> &'static ModelSpec {
         &SPEC
+    }
+
+    fn feed(&self) -> Feed {
+        Feed::Streams(AggregateKind::LeaseProcess)
     }
 
     fn keys(&self, event: &Recorded) -> Result<Vec<String>> {

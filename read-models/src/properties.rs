@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use crate::available_units::city_key;
 use crate::scan::{Look, find, scan};
 use crate::time::day_begins;
-use crate::{Answer, Page, PageRequest, ReadModel, Rows, Tag};
+use crate::{Answer, Feed, Page, PageRequest, ReadModel, Rows, Tag};
 
 pub static SPEC: ModelSpec = ModelSpec {
     name: "properties",
@@ -84,6 +84,10 @@ impl Row {
 impl ReadModel for Properties {
     fn spec(&self) -> &'static ModelSpec {
         &SPEC
+    }
+
+    fn feed(&self) -> Feed {
+        Feed::Streams(AggregateKind::Property)
     }
 
     fn keys(&self, event: &Recorded) -> Result<Vec<String>> {

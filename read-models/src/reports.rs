@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::scan::{Look, find, scan};
-use crate::{Answer, Page, PageRequest, ReadModel, Rows, Tag};
+use crate::{Answer, Feed, Page, PageRequest, ReadModel, Rows, Tag};
 
 pub static SPEC: ModelSpec = ModelSpec {
     name: "reports",
@@ -130,6 +130,10 @@ impl Row {
 impl ReadModel for Reports {
     fn spec(&self) -> &'static ModelSpec {
         &SPEC
+    }
+
+    fn feed(&self) -> Feed {
+        Feed::Streams(AggregateKind::Report)
     }
 
     fn keys(&self, event: &Recorded) -> Result<Vec<String>> {

@@ -4,7 +4,7 @@
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use ports::{Error, FieldValue, Result, RowChange};
+use ports::{Error, FieldValue, Result, RowChange, StoredRow};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -22,6 +22,8 @@ pub struct Rows {
     /// The fields of rows that are put; `None` for those that are deleted.
     changed: BTreeMap<String, Option<Vec<FieldValue>>>,
     tags: BTreeSet<String>,
+    /// There was nothing before, so what is not known is absent; and nobody asks what changed.
+    is_first: bool,
 }
 
 struct Slot {
@@ -34,16 +36,23 @@ enum Row {
     /// As the store has it, not looked at yet.
     Stored(Value),
     Folded(Box<dyn Document>),
+    /// Given to the fold, which puts it back: only where nothing is compared.
+    Lent,
 }
 
 /// A row as its model knows it.
 trait Document: Any + Send + Sync {
     fn as_any(&self) -> &dyn Any;
+    fn into_any(self: Box<Self>) -> Box<dyn Any>;
     fn to_value(&self) -> serde_json::Result<Value>;
 }
 
 impl<T: Any + Send + Sync + Serialize> Document for T {
     fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
         self
     }
 
@@ -55,7 +64,7 @@ impl<T: Any + Send + Sync + Serialize> Document for T {
 impl Row {
     fn is<T: Document + PartialEq>(&self, key: &str, doc: &T) -> Result<bool> {
         Ok(match self {
-            Self::Absent => false,
+            Self::Absent | Self::Lent => false,
             Self::Stored(stored) => *stored == doc.to_value().map_err(|error| unwritable(key, &error))?,
             Self::Folded(folded) => (**folded).as_any().downcast_ref::<T>().is_some_and(|folded| folded == doc),
         })
@@ -65,6 +74,12 @@ impl Row {
 impl Rows {
     /// The tag of everything in a model that is not one row: its lists.
     pub const COLLECTION: &'static str = "*";
+
+    /// For who begins with no row at all and stores all of them at the end ([`Self::into_stored`]): rows are handed to the fold
+    /// and back instead of being copied, and nothing is compared.
+    pub fn first() -> Self {
+        Self { is_first: true, ..Self::default() }
+    }
 
     /// Makes stored rows known; a key that is not in `stored` has no row. What is known already stays as it is.
     pub fn load(&mut self, keys: &[String], mut stored: HashMap<String, Value>) {
@@ -88,6 +103,9 @@ impl Rows {
     where
         T: Any + Send + Sync + Clone + Serialize + DeserializeOwned,
     {
+        if self.is_first {
+            return self.lend(key);
+        }
         let unreadable = |error| Error::corrupt(format!("row {key} cannot be read by this fold version: {error}"));
         let slot = self
             .current
@@ -95,6 +113,7 @@ impl Rows {
             .ok_or_else(|| Error::corrupt(format!("row {key} was read but not named by the model's keys")))?;
         let doc = match &slot.row {
             Row::Absent => return Ok(None),
+            Row::Lent => return Err(not_put_back(key)),
             Row::Stored(stored) => T::deserialize(stored).map_err(unreadable)?,
             Row::Folded(folded) => match (**folded).as_any().downcast_ref::<T>() {
                 Some(doc) => return Ok(Some(doc.clone())),
@@ -103,6 +122,22 @@ impl Rows {
         };
         slot.row = Row::Folded(Box::new(doc.clone()));
         Ok(Some(doc))
+    }
+
+    /// The row itself, until it is put back.
+    fn lend<T: Any>(&mut self, key: &str) -> Result<Option<T>> {
+        let Some(slot) = self.current.get_mut(key) else { return Ok(None) };
+        match std::mem::replace(&mut slot.row, Row::Lent) {
+            Row::Folded(folded) => match folded.into_any().downcast::<T>() {
+                Ok(doc) => Ok(Some(*doc)),
+                Err(_) => Err(Error::corrupt(format!("row {key} is read as another type than it was written"))),
+            },
+            Row::Lent => Err(not_put_back(key)),
+            absent @ (Row::Absent | Row::Stored(_)) => {
+                slot.row = absent;
+                Ok(None)
+            }
+        }
     }
 
     /// Inserts or replaces a row; marks its key and the collection as changed. A row equal to the stored one changes nothing.
@@ -118,7 +153,8 @@ impl Rows {
     where
         T: Any + Send + Sync + PartialEq + Serialize,
     {
-        if let Some(slot) = self.current.get(key)
+        if !self.is_first
+            && let Some(slot) = self.current.get(key)
             && slot.row.is(key, &doc)?
         {
             return Ok(());
@@ -169,6 +205,33 @@ impl Rows {
         Ok((changes, std::mem::take(&mut self.tags)))
     }
 
+    /// The rows as they are to be stored, for who began with none: the end of this working set.
+    pub fn into_stored(self) -> Result<Vec<StoredRow>> {
+        let Self { mut current, changed, .. } = self;
+        let mut stored = Vec::with_capacity(changed.len());
+        for (key, fields) in changed {
+            match (fields, current.remove(&key)) {
+                (Some(fields), Some(Slot { row: Row::Folded(folded), .. })) => {
+                    let doc = folded.to_value().map_err(|error| unwritable(&key, &error))?.to_string();
+                    stored.push(StoredRow { key, doc, fields });
+                }
+                (_, Some(Slot { row: Row::Lent, .. })) => return Err(not_put_back(&key)),
+                _ => {}
+            }
+        }
+        Ok(stored)
+    }
+
+    /// About the memory that it takes, in bytes; found by writing the documents out, so for samples only.
+    pub fn weigh(&self) -> usize {
+        let of = |slot: &Slot| match &slot.row {
+            Row::Folded(folded) => folded.to_value().map_or(0, |doc| weight(&doc)),
+            Row::Stored(doc) => weight(doc),
+            Row::Absent | Row::Lent => 0,
+        };
+        self.current.iter().map(|(key, slot)| 2 * ROW_BYTES + 3 * key.len() + of(slot)).sum()
+    }
+
     /// The store may not have these yet, so they must not be read from it.
     fn keep_only(&mut self, changes: &[RowChange]) {
         let mut all = std::mem::take(&mut self.current);
@@ -193,12 +256,19 @@ impl Rows {
             Some(known) => *known = fields,
             None => drop(self.changed.insert(key.to_owned(), fields)),
         }
+        if self.is_first {
+            return;
+        }
         for tag in tags {
             if !self.tags.contains(*tag) {
                 self.tags.insert((*tag).to_owned());
             }
         }
     }
+}
+
+fn not_put_back(key: &str) -> Error {
+    Error::corrupt(format!("row {key} was read by the fold and not put back"))
 }
 
 fn unwritable(key: &str, error: &serde_json::Error) -> Error {

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::scan::find;
-use crate::{Answer, ReadModel, Rows, Tag};
+use crate::{Answer, Feed, ReadModel, Rows, Tag};
 
 pub static SPEC: ModelSpec = ModelSpec { name: "unit_calendar", fold_version: 1, context: Context::Units, fields: &[] };
 
@@ -22,6 +22,10 @@ struct Row {
 impl ReadModel for UnitCalendar {
     fn spec(&self) -> &'static ModelSpec {
         &SPEC
+    }
+
+    fn feed(&self) -> Feed {
+        Feed::Streams(AggregateKind::Unit)
     }
 
     fn keys(&self, event: &Recorded) -> Result<Vec<String>> {

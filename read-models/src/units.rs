@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use crate::available_units::{city_key, unit_of};
 use crate::scan::{Look, find, scan};
 use crate::time::{earliest, next_midnight};
-use crate::{Answer, Page, PageRequest, ReadModel, Rows, Tag};
+use crate::{Answer, Feed, Page, PageRequest, ReadModel, Rows, Tag};
 
 pub static SPEC: ModelSpec = ModelSpec {
     name: "units",
@@ -58,6 +58,10 @@ impl UnitStatus {
 impl ReadModel for Units {
     fn spec(&self) -> &'static ModelSpec {
         &SPEC
+    }
+
+    fn feed(&self) -> Feed {
+        Feed::Streams(AggregateKind::Unit)
     }
 
     fn keys(&self, event: &Recorded) -> Result<Vec<String>> {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::scan::{Look, find, scan};
-use crate::{Answer, Page, PageRequest, ReadModel, Rows, Tag};
+use crate::{Answer, Feed, Page, PageRequest, ReadModel, Rows, Tag};
 
 pub static SPEC: ModelSpec = ModelSpec {
     name: "users",
@@ -73,6 +73,10 @@ impl Row {
 impl ReadModel for Users {
     fn spec(&self) -> &'static ModelSpec {
         &SPEC
+    }
+
+    fn feed(&self) -> Feed {
+        Feed::Streams(AggregateKind::User)
     }
 
     /// Logins change nothing here, so that they do not empty the caches either.

@@ -232,6 +232,7 @@ impl World {
             clock: self.clock.clone(),
             handler: self.handler(proc, &Context::ALL),
             hot,
+            generations: None,
         };
         let config = Config { models: self.plan.models.clone(), held_per_consumer: 10, ..Config::default() };
         match Projector::new(ports, config) {

@@ -1,27 +1,38 @@
 //! The view store in memory. A snapshot is a shared, immutable state; a write makes a new one.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
 use ports::{
-    Checkpoint, Claim, Error, ModelHead, ModelSpec, Result, Row, RowChange, Select, ViewBatch, ViewChange, ViewSnapshot,
-    ViewStore,
+    Checkpoint, Claim, ModelHead, ModelSpec, Part, Result, Row, RowChange, Select, Standing, ViewBatch, ViewChange,
+    ViewSnapshot, ViewStore,
 };
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::select::{Rows, StoredRow, select};
-use crate::views::{CHANGES_KEPT, another_fold, check_batch, moved};
+use crate::views::{CHANGES_KEPT, absent_live as absent, another_fold, check_batch, moved, paused};
 
 #[derive(Default)]
-pub struct MemoryViews(Mutex<HashMap<&'static str, Arc<Model>>>);
+pub struct MemoryViews(Mutex<State>);
 
+#[derive(Default)]
+pub(super) struct State {
+    pub generations: BTreeMap<&'static str, BTreeMap<u64, Arc<Model>>>,
+    pub paused: BTreeSet<String>,
+    /// Who rebuilds is this process, or nobody.
+    pub rebuilding: BTreeSet<String>,
+}
+
+/// One generation of a model.
 #[derive(Clone)]
-struct Model {
-    head: ModelHead,
-    fields: Vec<&'static str>,
-    rows: Rows,
+pub(super) struct Model {
+    pub head: ModelHead,
+    pub standing: Standing,
+    pub parts: Vec<Part>,
+    pub fields: Vec<&'static str>,
+    pub rows: Rows,
     changes: VecDeque<ViewChange>,
 }
 
@@ -30,16 +41,59 @@ impl MemoryViews {
         Self::default()
     }
 
-    fn models(&self) -> MutexGuard<'_, HashMap<&'static str, Arc<Model>>> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().expect("the views' lock is never poisoned: nothing under it panics")
     }
 }
 
+impl State {
+    pub(super) fn find(&self, model: &str, standing: Standing) -> Option<&Arc<Model>> {
+        self.generations.get(model)?.values().find(|generation| generation.standing == standing)
+    }
+
+    pub(super) fn live(&self, model: &str) -> Result<&Arc<Model>> {
+        self.find(model, Standing::Live).ok_or_else(|| absent(model))
+    }
+
+    pub(super) fn generation(&mut self, model: &str, generation: u64) -> Option<&mut Model> {
+        self.generations.get_mut(model)?.get_mut(&generation).map(Arc::make_mut)
+    }
+
+    /// The highest term of any generation of a model.
+    pub(super) fn term(&self, model: &str) -> u64 {
+        let generations = self.generations.get(model).into_iter().flat_map(BTreeMap::values);
+        generations.map(|generation| generation.head.term).max().unwrap_or(0)
+    }
+
+    /// The latest number of a model's generations.
+    pub(super) fn number(&self, model: &str) -> u64 {
+        self.generations.get(model).and_then(|all| all.keys().next_back().copied()).unwrap_or(0)
+    }
+
+    pub(super) fn insert(&mut self, spec: &'static ModelSpec, model: Model) {
+        self.generations.entry(spec.name).or_default().insert(model.head.generation, Arc::new(model));
+    }
+
+    pub(super) fn claim(&mut self, spec: &ModelSpec, generation: u64) -> Result<Claim> {
+        if self.paused.contains(spec.name) {
+            return Err(paused(spec));
+        }
+        let model = self.generation(spec.name, generation).ok_or_else(|| absent(spec.name))?;
+        if model.head.fold_version != spec.fold_version {
+            return Err(another_fold(spec, model.head.fold_version));
+        }
+        model.head.term += 1;
+        let head = &model.head;
+        let (term, revision, checkpoint) = (head.term, head.revision, head.checkpoint.clone());
+        Ok(Claim { generation, term, revision, checkpoint })
+    }
+}
+
 impl Model {
-    fn new(spec: &'static ModelSpec) -> Self {
+    pub(super) fn new(spec: &'static ModelSpec, generation: u64, standing: Standing) -> Self {
         let head = ModelHead {
             model: spec.name.to_owned(),
-            generation: 1,
+            generation,
             fold_version: spec.fold_version,
             term: 0,
             revision: 0,
@@ -47,7 +101,7 @@ impl Model {
             checkpoint: Checkpoint { incarnation: Uuid::nil(), position: 0, event_id: None },
         };
         let fields = spec.fields.iter().map(|field| field.name).collect();
-        Self { head, fields, rows: Rows::new(), changes: VecDeque::new() }
+        Self { head, standing, parts: Vec::new(), fields, rows: Rows::new(), changes: VecDeque::new() }
     }
 
     fn put(&mut self, change: &RowChange) {
@@ -71,52 +125,37 @@ impl Model {
     }
 }
 
-fn absent(model: &str) -> Error {
-    Error::NotFound(format!("a live generation of {model}"))
-}
-
 #[async_trait]
 impl ViewStore for MemoryViews {
     async fn prepare(&self, specs: &[&'static ModelSpec]) -> Result<()> {
-        let mut models = self.models();
+        let mut state = self.state();
         for spec in specs {
-            models.entry(spec.name).or_insert_with(|| Arc::new(Model::new(spec)));
+            if state.live(spec.name).is_err() {
+                state.insert(spec, Model::new(spec, 1, Standing::Live));
+            }
         }
         Ok(())
     }
 
     async fn claim(&self, spec: &'static ModelSpec) -> Result<Option<Claim>> {
-        let mut models = self.models();
-        let model = Arc::make_mut(models.get_mut(spec.name).ok_or_else(|| absent(spec.name))?);
-        if model.head.fold_version != spec.fold_version {
-            return Err(another_fold(spec, model.head.fold_version));
-        }
-        model.head.term += 1;
-        let head = &model.head;
-        Ok(Some(Claim {
-            generation: head.generation,
-            term: head.term,
-            revision: head.revision,
-            checkpoint: head.checkpoint.clone(),
-        }))
+        let mut state = self.state();
+        let generation = state.live(spec.name)?.head.generation;
+        state.claim(spec, generation).map(Some)
     }
 
     async fn rows(&self, spec: &ModelSpec, generation: u64, keys: &[String]) -> Result<HashMap<String, Value>> {
-        let models = self.models();
-        let model = models.get(spec.name).filter(|model| model.head.generation == generation);
-        let model = model.ok_or_else(|| absent(spec.name))?;
+        let mut state = self.state();
+        let model = state.generation(spec.name, generation).ok_or_else(|| absent(spec.name))?;
         Ok(keys.iter().filter_map(|key| Some((key.clone(), model.rows.get(key)?.doc.clone()))).collect())
     }
 
     async fn apply(&self, batch: &ViewBatch<'_>) -> Result<u64> {
         check_batch(batch)?;
-        let mut models = self.models();
-        let model = models.get_mut(batch.spec.name).ok_or_else(|| absent(batch.spec.name))?;
-        let head = &model.head;
-        if (head.generation, head.term, head.checkpoint.position) != (batch.generation, batch.term, batch.from) {
+        let mut state = self.state();
+        let model = state.generation(batch.spec.name, batch.generation).ok_or_else(|| moved(batch))?;
+        if (model.head.term, model.head.checkpoint.position) != (batch.term, batch.from) {
             return Err(moved(batch));
         }
-        let model = Arc::make_mut(model);
         batch.changes.iter().for_each(|change| model.put(change));
         model.head.checkpoint = batch.to.clone();
         if !batch.tags.is_empty() {
@@ -126,19 +165,21 @@ impl ViewStore for MemoryViews {
     }
 
     async fn heads(&self) -> Result<Vec<ModelHead>> {
-        Ok(self.models().values().map(|model| model.head.clone()).collect())
+        let state = self.state();
+        let live = state.generations.keys().filter_map(|model| state.find(model, Standing::Live));
+        Ok(live.map(|model| model.head.clone()).collect())
     }
 
     async fn changes(&self, model: &str, generation: u64, after: u64, limit: usize) -> Result<Vec<ViewChange>> {
-        let models = self.models();
-        let Some(model) = models.get(model).filter(|model| model.head.generation == generation) else {
-            return Ok(Vec::new());
-        };
+        let mut state = self.state();
+        let Some(model) = state.generation(model, generation) else { return Ok(Vec::new()) };
         Ok(model.changes.iter().filter(|change| change.revision > after).take(limit).cloned().collect())
     }
 
     async fn snapshot(&self) -> Result<Box<dyn ViewSnapshot>> {
-        Ok(Box::new(Snapshot(self.models().clone())))
+        let state = self.state();
+        let live = |model: &&'static str| Some((*model, state.find(model, Standing::Live)?.clone()));
+        Ok(Box::new(Snapshot(state.generations.keys().filter_map(|model| live(&model)).collect())))
     }
 }
 

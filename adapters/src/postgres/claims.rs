@@ -59,4 +59,19 @@ impl Claims {
             }
         }
     }
+
+    /// Gives a lead back, so that another process can have it while this one goes on.
+    pub(super) async fn release(&self, name: &str) -> Result<()> {
+        let mut slot = self.session.lock().await;
+        let Some(session) = slot.as_mut() else { return Ok(()) };
+        if !session.held.remove(name) {
+            return Ok(());
+        }
+        let give = sqlx::query("SELECT pg_advisory_unlock(hashtextextended('casitas:lead:' || $1, 0))").bind(name);
+        let given = within(&self.what, Call::Read, give.execute(&mut session.connection)).await;
+        if given.is_err() {
+            *slot = None;
+        }
+        given.map(drop)
+    }
 }

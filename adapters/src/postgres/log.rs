@@ -7,7 +7,7 @@ use cqrs_es::persist::{PersistedEventRepository, SerializedEvent};
 use domain::{Context, StreamId, with_aggregate};
 use ports::{
     AppendOutcome, AppendRequest, Error, EventLog, EventQuery, KeyRecord, LogHead, Position, Recorded, Result, StreamEvents,
-    Tally,
+    Stretch, Tally,
 };
 use postgres_es::PostgresEventRepository;
 use sqlx::postgres::{PgConnection, PgRow};
@@ -29,6 +29,15 @@ const HEAD: &str = "SELECT i.incarnation, e.position, e.event_id, e.recorded_at
     FROM log_incarnation i LEFT JOIN LATERAL (
         SELECT position, event_id, (extract(epoch FROM recorded_at) * 1000000)::bigint AS recorded_at
           FROM events ORDER BY position DESC LIMIT 1) e ON true";
+
+/// What [`PostgresLog::recorded_of`] expects, in its order. Every condition holds for any value of a stretch, so that it is one plan:
+/// along the positions.
+const STRETCH: &str = "SELECT position, event_id, aggregate_id, sequence, event_type, event_version, payload, effective_on,
+    recorded_at FROM events
+    WHERE position > $1 AND position <= $2 AND aggregate_type = $3
+      AND ($4 = '' OR aggregate_id > $4) AND ($5::text IS NULL OR aggregate_id <= $5)
+      AND ($6 = 1 OR ascii(right(aggregate_id, 1)) % $6 = $7)
+    ORDER BY position";
 
 const FIND_KEY: &str = "SELECT request_hash, outcome::text AS outcome, position FROM idempotency_keys
     WHERE scope = $1 AND key = $2 AND (keep = 'forever' OR created_at > now() - interval '30 days')";
@@ -185,6 +194,19 @@ impl EventLog for PostgresLog {
         let events = rows.iter().map(|row| self.recorded(row)).collect::<Result<Vec<_>>>()?;
         check_dense(self.context, after, &events)?;
         Ok(events)
+    }
+
+    async fn stretch(&self, stretch: &Stretch) -> Result<Vec<Recorded>> {
+        let query = sqlx::query(STRETCH)
+            .bind(signed(stretch.after)?)
+            .bind(signed(stretch.to)?)
+            .bind(stretch.kind.as_str())
+            .bind(&stretch.streams_after)
+            .bind(&stretch.streams_to)
+            .bind(stretch.share.1.max(1).cast_signed())
+            .bind(stretch.share.0.cast_signed());
+        let rows = self.run(Call::Read, async |connection| query.fetch_all(connection).await).await?;
+        rows.iter().map(|row| self.recorded_of(stretch.kind, row)).collect()
     }
 
     async fn head(&self) -> Result<LogHead> {

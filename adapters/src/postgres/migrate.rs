@@ -19,7 +19,10 @@ const LOG_STEPS: &[Step] = &[
     (2, "append", include_str!("../../migrations/postgres/log/0002_append.sql")),
     (3, "chain", include_str!("../../migrations/postgres/log/0003_chain.sql")),
 ];
-const VIEWS_STEPS: &[Step] = &[(1, "views", include_str!("../../migrations/postgres/views/0001_views.sql"))];
+const VIEWS_STEPS: &[Step] = &[
+    (1, "views", include_str!("../../migrations/postgres/views/0001_views.sql")),
+    (2, "generations", include_str!("../../migrations/postgres/views/0002_generations.sql")),
+];
 
 const ROLES: &str = include_str!("../../migrations/postgres/roles.sql");
 const LOG_GRANTS: &str = include_str!("../../migrations/postgres/log/grants.sql");

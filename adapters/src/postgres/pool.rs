@@ -131,6 +131,13 @@ impl PostgresServer {
     pub(super) fn query_shelf(&self, what: &str) -> Shelf {
         Shelf::new(what, self.options(&self.views_database()), self.connections)
     }
+
+    /// For rebuilds: the server waits as long as they take, but not for locks.
+    pub(super) fn unhurried_shelf(&self, what: &str) -> Shelf {
+        let options = self.options(&self.views_database());
+        let patient = [("statement_timeout", "0"), ("idle_in_transaction_session_timeout", "0"), ("lock_timeout", "5s")];
+        Shelf::new(what, options.options(patient), self.connections)
+    }
 }
 
 /// Whatever the values: through an index, however small the table is now.

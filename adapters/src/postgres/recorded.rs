@@ -1,13 +1,14 @@
 //! Stored events, read by place and in binary: nobody looks up the name of each column of each row, and the server does not write
 //! dates as text for us to read them back.
 
-use domain::{Date, StreamId, Timestamp};
+use domain::{AggregateKind, Date, StreamId, Timestamp};
 use jiff::Span;
 use ports::{Error, Metadata, Recorded, Result};
 use serde_json::value::RawValue;
 use sqlx::postgres::PgRow;
 use sqlx::types::Json;
 use sqlx::{Decode, Postgres, Row, Type, ValueRef};
+use uuid::Uuid;
 
 use super::log::PostgresLog;
 use crate::stored::{from_micros, unsigned};
@@ -43,6 +44,24 @@ impl PostgresLog {
                 causation_id: self.at(row, 12)?,
                 traceparent: self.at(row, 13)?,
             },
+        })
+    }
+
+    /// An event of a stretch: all but its metadata.
+    pub(super) fn recorded_of(&self, kind: AggregateKind, row: &PgRow) -> Result<Recorded> {
+        let payload: Json<Box<RawValue>> = self.at(row, 6)?;
+        let broken = |error: jiff::Error| Error::corrupt(format!("{}: {error}", self.what()));
+        Ok(Recorded {
+            position: unsigned(self.at(row, 0)?)?,
+            event_id: self.at(row, 1)?,
+            stream: StreamId::new(kind, self.at::<String>(row, 2)?),
+            sequence: unsigned(self.at(row, 3)?)?,
+            event_type: self.at(row, 4)?,
+            event_version: self.at(row, 5)?,
+            payload: payload.0,
+            effective_on: date(i32::from_be_bytes(self.bytes(row, 7)?)).map_err(broken)?,
+            recorded_at: instant(i64::from_be_bytes(self.bytes(row, 8)?))?,
+            metadata: Metadata { actor: String::new(), correlation_id: Uuid::nil(), causation_id: None, traceparent: None },
         })
     }
 

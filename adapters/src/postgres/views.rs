@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use ports::{
-    Claim, Error, FieldKind, FieldValue, ModelHead, ModelSpec, NEWS_MAX, Result, RowChange, Seen, Select, ViewBatch,
-    ViewChange, ViewSnapshot, ViewStore,
+    Claim, FieldKind, FieldValue, ModelHead, ModelSpec, NEWS_MAX, Result, RowChange, Seen, Select, ViewBatch, ViewChange,
+    ViewSnapshot, ViewStore,
 };
 use serde_json::Value;
 use sqlx::Executor;
@@ -16,10 +16,11 @@ use super::claims::Claims;
 use super::errors::Call;
 use super::pool::PostgresServer;
 use super::shelf::Shelf;
-use super::snapshot::{HEADS, PostgresDialect, PostgresSnapshot, bound, column, head_of};
+pub(super) use super::snapshot::column;
+use super::snapshot::{HEADS, PostgresDialect, PostgresSnapshot, bound, head_of};
 use crate::keyset::{Query, build, column as field_column, index_columns, shape, table};
 use crate::stored::{signed, unsigned};
-use crate::views::{CHANGES_KEPT, TRIM_EVERY, another_fold, another_shape, check_batch, moved};
+use crate::views::{CHANGES_KEPT, TRIM_EVERY, absent_live, another_fold, another_shape, check_batch, moved, paused};
 
 pub(super) const WHAT: &str = "the view store";
 
@@ -47,8 +48,10 @@ pub struct PostgresViews {
     /// For the steps of projections and the change feed.
     kept: Shelf,
     /// For whatever is planned by its values, and what is rare.
-    queries: Shelf,
-    claims: Claims,
+    pub(super) queries: Shelf,
+    /// For rebuilds, whose statements take as long as there are rows.
+    pub(super) unhurried: Shelf,
+    pub(super) claims: Claims,
     #[cfg(feature = "seeded-bugs")]
     bug: Option<super::seeded::SeededBug>,
 }
@@ -60,6 +63,7 @@ impl PostgresViews {
         Self {
             kept: server.views_shelf(WHAT),
             queries: server.query_shelf(WHAT),
+            unhurried: server.unhurried_shelf(WHAT),
             claims: Claims::new(WHAT.to_owned(), server.options(&database)),
             #[cfg(feature = "seeded-bugs")]
             bug: server.bug,
@@ -76,6 +80,11 @@ impl PostgresViews {
         let query = bound(&sql, binds);
         let row = self.queries.run(Call::Read, async |connection| query.fetch_one(connection).await).await?;
         column(&row, "QUERY PLAN")
+    }
+
+    pub(super) async fn is_paused(&self, model: &str) -> Result<bool> {
+        let query = sqlx::query_scalar("SELECT EXISTS (SELECT FROM view_pauses WHERE model = $1)").bind(model);
+        self.queries.run(Call::Read, async |connection| query.fetch_one(connection).await).await
     }
 
     async fn apply_at_once(&self, batch: &ViewBatch<'_>) -> Result<u64> {
@@ -126,30 +135,43 @@ impl PostgresViews {
     }
 }
 
-/// Everything a new generation needs, as one script that the server runs in one transaction.
+/// Everything a model's first generation needs, as one script that the server runs in one transaction.
 fn creation(spec: &ModelSpec, generation: u64) -> Result<String> {
-    let table = table(spec.name, generation)?;
-    let (mut columns, mut indexes) = (String::new(), String::new());
-    for (field, ordinal) in spec.fields.iter().zip(1_usize..) {
-        let name = field_column(field.name)?;
-        let kind = match field.kind {
-            FieldKind::Text => "text COLLATE \"C\"",
-            FieldKind::Int => "bigint",
-        };
-        columns.push_str(&format!(", {name} {kind}"));
-        let indexed = index_columns(spec, ordinal - 1, " NULLS FIRST")?;
-        indexes.push_str(&format!("CREATE INDEX IF NOT EXISTS {table}_{ordinal} ON {table} ({indexed});\n"));
-    }
     Ok(format!(
-        "CREATE TABLE IF NOT EXISTS {table} (key text COLLATE \"C\" PRIMARY KEY, doc json NOT NULL{columns});
-         {indexes}
-         INSERT INTO view_heads (model, generation, fold_version, shape, live, incarnation)
+        "{}{}INSERT INTO view_heads (model, generation, fold_version, shape, live, incarnation)
          VALUES ('{}', {generation}, {}, '{}', true, '{}') ON CONFLICT DO NOTHING;",
+        table_creation(spec, generation, true)?,
+        index_creation(spec, generation)?,
         spec.name,
         spec.fold_version,
         shape(spec),
         Uuid::nil()
     ))
+}
+
+/// Without a key at first for a generation that is loaded: one made afterwards costs a fraction.
+pub(super) fn table_creation(spec: &ModelSpec, generation: u64, keyed: bool) -> Result<String> {
+    let table = table(spec.name, generation)?;
+    let mut columns = String::new();
+    for field in spec.fields {
+        let kind = match field.kind {
+            FieldKind::Text => "text COLLATE \"C\"",
+            FieldKind::Int => "bigint",
+        };
+        columns.push_str(&format!(", {} {kind}", field_column(field.name)?));
+    }
+    let key = if keyed { "PRIMARY KEY" } else { "NOT NULL" };
+    Ok(format!("CREATE TABLE IF NOT EXISTS {table} (key text COLLATE \"C\" {key}, doc json NOT NULL{columns});\n"))
+}
+
+pub(super) fn index_creation(spec: &ModelSpec, generation: u64) -> Result<String> {
+    let table = table(spec.name, generation)?;
+    let mut indexes = String::new();
+    for ordinal in 1..=spec.fields.len() {
+        let indexed = index_columns(spec, ordinal - 1, " NULLS FIRST")?;
+        indexes.push_str(&format!("CREATE INDEX IF NOT EXISTS {table}_{ordinal} ON {table} ({indexed});\n"));
+    }
+    Ok(indexes)
 }
 
 /// One statement: the head moves only from the expected term and checkpoint, and everything else only if the head moved.
@@ -258,12 +280,16 @@ impl ViewStore for PostgresViews {
     }
 
     async fn claim(&self, spec: &'static ModelSpec) -> Result<Option<Claim>> {
-        let sql = "SELECT fold_version, shape FROM view_heads WHERE live AND model = $1";
+        let sql = "SELECT fold_version, shape, EXISTS (SELECT FROM view_pauses p WHERE p.model = h.model) AS paused
+            FROM view_heads h WHERE live AND model = $1";
         let row = self
             .queries
             .run(Call::Read, async |connection| sqlx::query(sql).bind(spec.name).fetch_optional(connection).await)
             .await?
-            .ok_or_else(|| Error::NotFound(format!("a live generation of {}", spec.name)))?;
+            .ok_or_else(|| absent_live(spec.name))?;
+        if column(&row, "paused")? {
+            return Err(paused(spec));
+        }
         let fold_version: i32 = column(&row, "fold_version")?;
         if fold_version as u32 != spec.fold_version {
             return Err(another_fold(spec, fold_version as u32));

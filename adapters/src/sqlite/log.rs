@@ -7,7 +7,7 @@ use cqrs_es::persist::{PersistedEventRepository, SerializedEvent};
 use domain::{Context, StreamId, with_aggregate};
 use ports::{
     AppendOutcome, AppendRequest, Clock, EventLog, EventQuery, KeyRecord, LogHead, Metadata, Position, Recorded, Result,
-    StreamEvents, Tally,
+    StreamEvents, Stretch, Tally,
 };
 use serde_json::value::RawValue;
 use sqlite_es::SqliteEventRepository;
@@ -30,6 +30,12 @@ pub(super) const COLUMNS: &str =
 const READ: &str = "SELECT position, event_id, aggregate_type, aggregate_id, sequence, event_type, event_version, payload,
     effective_on, recorded_at, actor, correlation_id, causation_id, traceparent
     FROM events WHERE position > ? ORDER BY position LIMIT ?";
+
+const STRETCH: &str =
+    "SELECT position, event_id, aggregate_type, aggregate_id, sequence, event_type, event_version, payload,
+    effective_on, recorded_at, actor, correlation_id, causation_id, traceparent
+    FROM events WHERE position > ?1 AND position <= ?2 AND +aggregate_type = ?3 AND +aggregate_id > ?4
+      AND (?5 IS NULL OR +aggregate_id <= ?5) AND (?6 = 1 OR unicode(substr(aggregate_id, -1)) % ?6 = ?7) ORDER BY position";
 
 const HEAD: &str = "SELECT i.incarnation, e.position, e.event_id, e.recorded_at FROM log_incarnation i
     LEFT JOIN (SELECT position, event_id, recorded_at FROM events ORDER BY position DESC LIMIT 1) e";
@@ -116,6 +122,19 @@ impl EventLog for SqliteLog {
         let events = rows.iter().map(|row| self.recorded(row)).collect::<Result<Vec<_>>>()?;
         check_dense(self.context, after, &events)?;
         Ok(events)
+    }
+
+    async fn stretch(&self, stretch: &Stretch) -> Result<Vec<Recorded>> {
+        let query = sqlx::query(STRETCH)
+            .bind(signed(stretch.after)?)
+            .bind(signed(stretch.to)?)
+            .bind(stretch.kind.as_str())
+            .bind(&stretch.streams_after)
+            .bind(&stretch.streams_to)
+            .bind(stretch.share.1.max(1))
+            .bind(stretch.share.0);
+        let rows = self.file.run(query.fetch_all(&self.file.readers)).await?;
+        rows.iter().map(|row| self.recorded(row)).collect()
     }
 
     async fn head(&self) -> Result<LogHead> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use ports::{
-    Claim, Error, FieldKind, FieldValue, ModelHead, ModelSpec, NEWS_MAX, Result, RowChange, Seen, ViewBatch, ViewChange,
+    Claim, FieldKind, FieldValue, ModelHead, ModelSpec, NEWS_MAX, Result, RowChange, Seen, ViewBatch, ViewChange,
     ViewSnapshot, ViewStore,
 };
 use serde_json::Value;
@@ -17,9 +17,12 @@ use super::file::{DatabaseFile, ROWS_MAX, Step, rows_for};
 use super::snapshot::{HEADS, SqliteSnapshot, head_of};
 use crate::keyset::{column, index_columns, shape, table};
 use crate::stored::{signed, unsigned};
-use crate::views::{CHANGES_KEPT, TRIM_EVERY, another_fold, another_shape, check_batch, moved};
+use crate::views::{CHANGES_KEPT, TRIM_EVERY, absent_live, another_fold, another_shape, check_batch, moved, paused};
 
-const STEPS: &[Step] = &[(1, "views", include_str!("../../migrations/sqlite/views/0001_views.sql"))];
+const STEPS: &[Step] = &[
+    (1, "views", include_str!("../../migrations/sqlite/views/0001_views.sql")),
+    (2, "generations", include_str!("../../migrations/sqlite/views/0002_generations.sql")),
+];
 
 /// `?1` is a JSON list of what was seen, each as [model, generation, revision]; one row a live model.
 const NEWS: &str = "WITH seen AS (
@@ -34,7 +37,7 @@ const NEWS: &str = "WITH seen AS (
 const CHANGES_MAX: usize = 10_000;
 
 pub struct SqliteViews {
-    file: Arc<DatabaseFile>,
+    pub(super) file: Arc<DatabaseFile>,
 }
 
 impl SqliteViews {
@@ -52,20 +55,27 @@ impl SqliteViews {
     }
 }
 
-fn creation(spec: &ModelSpec, generation: u64) -> Result<String> {
-    let table = table(spec.name, generation)?;
-    let (mut columns, mut indexes) = (String::new(), String::new());
-    for (field, ordinal) in spec.fields.iter().zip(1_usize..) {
-        let name = column(field.name)?;
+pub(super) fn table_creation(spec: &ModelSpec, generation: u64) -> Result<String> {
+    let mut columns = String::new();
+    for field in spec.fields {
         let kind = match field.kind {
             FieldKind::Text => "text",
             FieldKind::Int => "integer",
         };
-        columns.push_str(&format!(", {name} {kind}"));
-        let indexed = index_columns(spec, ordinal - 1, "")?;
-        indexes.push_str(&format!("CREATE INDEX {table}_{ordinal} ON {table} ({indexed});\n"));
+        columns.push_str(&format!(", {} {kind}", column(field.name)?));
     }
-    Ok(format!("CREATE TABLE {table} (key text PRIMARY KEY NOT NULL, doc text NOT NULL{columns}) STRICT;\n{indexes}"))
+    let table = table(spec.name, generation)?;
+    Ok(format!("CREATE TABLE {table} (key text PRIMARY KEY NOT NULL, doc text NOT NULL{columns}) STRICT;\n"))
+}
+
+/// One statement an index.
+pub(super) fn index_creation(spec: &ModelSpec, generation: u64) -> Result<Vec<String>> {
+    let table = table(spec.name, generation)?;
+    let index = |place: usize| -> Result<String> {
+        let columns = index_columns(spec, place, "")?;
+        Ok(format!("CREATE INDEX IF NOT EXISTS {table}_{} ON {table} ({columns});\n", place + 1))
+    };
+    (0..spec.fields.len()).map(index).collect()
 }
 
 impl SqliteViews {
@@ -75,7 +85,7 @@ impl SqliteViews {
         if live > 0 {
             return Ok(());
         }
-        let script = creation(spec, 1)?;
+        let script = format!("{}{}", table_creation(spec, 1)?, index_creation(spec, 1)?.concat());
         let creation = sqlx::Executor::execute(&mut *connection, sqlx::raw_sql(&script));
         self.file.run(creation).await?;
         let head = sqlx::query(
@@ -86,6 +96,11 @@ impl SqliteViews {
         .bind(shape(spec))
         .bind(Uuid::nil().to_string());
         self.file.run(head.execute(&mut *connection)).await.map(drop)
+    }
+
+    pub(super) async fn is_paused(&self, model: &str) -> Result<bool> {
+        let query = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM view_pauses WHERE model = ?)").bind(model);
+        self.file.run(query.fetch_one(&self.file.readers)).await
     }
 
     /// Moves the head from the expected term and checkpoint; answers (revision, oldest change) after it.
@@ -192,7 +207,10 @@ impl ViewStore for SqliteViews {
     async fn claim(&self, spec: &'static ModelSpec) -> Result<Option<Claim>> {
         let sql = format!("{HEADS} AND model = ?");
         let row = self.file.run(sqlx::query(&sql).bind(spec.name).fetch_optional(&self.file.readers)).await?;
-        let row = row.ok_or_else(|| Error::NotFound(format!("a live generation of {}", spec.name)))?;
+        let row = row.ok_or_else(|| absent_live(spec.name))?;
+        if self.is_paused(spec.name).await? {
+            return Err(paused(spec));
+        }
         let live = head_of(&self.file, &row)?;
         if live.fold_version != spec.fold_version {
             return Err(another_fold(spec, live.fold_version));

@@ -39,6 +39,7 @@ impl Stage {
         let platform = Platform {
             logs: Logs::new(Context::ALL.map(log)),
             views: Arc::new(MemoryViews::new()),
+            generations: None,
             shared: None,
             queue: Some(Arc::new(InProcessQueue::new())),
             artifacts: Arc::new(ArtifactFolder::open(folder.path().join("artifacts")).expect("artifacts")),
@@ -64,6 +65,7 @@ impl Stage {
             clock: stage.platform.clock.clone(),
             handler: stage.handler.clone(),
             hot: None,
+            generations: None,
         };
         let projector = Projector::new(ports, projector::Config::default()).expect("a projector");
         let running = tokio::spawn(projector.run(stage.shutdown.clone()));

@@ -47,6 +47,7 @@ pub async fn all(log: Arc<dyn EventLog>) {
     a_resent_command_with_a_key_is_committed_not_replayed(shared).await;
 
     a_read_is_bounded_and_ends_at_the_head(shared).await;
+    a_stretch_has_the_events_of_its_streams_and_no_others(shared).await;
     racing_writers_of_one_stream_lose_nothing_and_overwrite_nothing(log.clone()).await;
     a_follower_skips_nothing_while_many_write(log.clone()).await;
     racing_duplicates_of_one_key_commit_once(log.clone()).await;

@@ -3,5 +3,6 @@
 mod dispatcher;
 mod policy;
 mod projection;
+mod rebuild;
 mod support;
 mod timers;

@@ -69,3 +69,31 @@ fn when_too_much_is_kept_only_what_is_being_written_stays() {
     assert!(!rows.knows(&keys[0]));
     assert_eq!(rows.get::<Value>("kept").expect("known"), Some(json!(2)));
 }
+
+#[test]
+fn first_rows_are_handed_over_and_stored_as_they_were_last_put() {
+    let mut rows = Rows::first();
+    assert_eq!(rows.get::<Value>("a").expect("nothing was before"), None);
+    for number in 0..3 {
+        let was = rows.get::<Value>("a").expect("a row").unwrap_or(json!([]));
+        assert_eq!(was, json!(vec![0; number]));
+        rows.put("a", json!(vec![0; number + 1]), vec![(number as i64).into()]).expect("put");
+    }
+    rows.put("b", json!(1), vec![]).expect("put");
+    rows.delete("b");
+    rows.delete("c");
+    let stored = rows.into_stored().expect("rows");
+    assert_eq!(stored, [StoredRow { key: "a".into(), doc: "[0,0,0]".into(), fields: vec![2.into()] }]);
+}
+
+#[test]
+fn a_first_row_that_is_not_put_back_is_an_error_and_not_lost() {
+    let taken = || {
+        let mut rows = Rows::first();
+        rows.put("a", json!(1), vec![]).expect("put");
+        rows.get::<Value>("a").expect("a row");
+        rows
+    };
+    assert!(matches!(taken().get::<Value>("a"), Err(Error::Corrupt(_))));
+    assert!(matches!(taken().into_stored(), Err(Error::Corrupt(_))));
+}

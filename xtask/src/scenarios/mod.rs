@@ -14,6 +14,7 @@ mod jobs;
 mod privacy;
 mod races;
 mod reads;
+mod rebuilds;
 mod suite;
 pub mod system;
 mod tampering;

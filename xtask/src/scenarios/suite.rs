@@ -6,7 +6,9 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use super::system::{Embedded, System};
-use super::{access, caching, crashes, edge, fuzz, history, input, jobs, privacy, races, reads, tampering, walkthrough};
+use super::{
+    access, caching, crashes, edge, fuzz, history, input, jobs, privacy, races, reads, rebuilds, tampering, walkthrough,
+};
 use crate::stack::Options;
 use crate::test::BINARY_VARIABLE;
 use crate::workspace::{Profile, build_casitas};
@@ -179,6 +181,8 @@ fn embedded(suite: &mut Suite) -> Result<()> {
     suite.check("reads.own-writes", "a GET with the token sees the command", |size| reads::own_writes(&mut system, size));
     suite.check("races.holds", "64 clients place overlapping holds", |size| races::holds(&system, size));
     suite.check("races.leases", "64 leases of one unit are sent", |size| races::leases(&system, size));
+    suite.check("rebuilds.load", "every model rebuilt beside readers and writers", |_| rebuilds::beside_clients(&system));
+    suite.check("rebuilds.kills", "rebuilds killed at any moment go on", |size| rebuilds::killed(&mut system, size));
     suite.check("reports.priority", "high before low on one slot", |size| jobs::priority(&mut system, size));
     // An attempt that died with its process is given up after a minute: too long for the short form, which has the worker's.
     if suite.size == Size::Full {
@@ -216,6 +220,8 @@ fn distributed(suite: &mut Suite) -> Result<()> {
     });
     suite.check("races.holds", "64 clients place overlapping holds", |size| races::holds(&system, size));
     suite.check("races.leases", "64 leases of one unit are sent", |size| races::leases(&system, size));
+    suite.check("rebuilds.load", "every model rebuilt beside readers and writers", |_| rebuilds::beside_clients(&system));
+    suite.check("rebuilds.kills", "rebuilds killed at any moment go on", |size| rebuilds::killed(&mut system, size));
     suite.check("access.matrix", "every route x role x own or foreign (2.4)", |_| access::matrix(&system));
     suite.check("access.tokens", "forged, expired and foreign tokens", |_| access::forged_tokens(&system));
     suite.check("access.deactivation", "a deactivated user is out at once", |_| access::deactivation(&system));

@@ -49,9 +49,9 @@ impl System {
         }
     }
 
-    /// Runs an operator's verb with this on its standard input; its exit status is the caller's to judge.
-    pub fn casitas(&self, args: &[&str], input: &str) -> Result<Output> {
-        let mut command = match self {
+    /// An operator's verb, to be started.
+    pub fn program(&self, args: &[&str]) -> Command {
+        match self {
             Self::Embedded(embedded) => {
                 let mut command = Command::new(&embedded.binary);
                 command.current_dir(embedded.dir.path()).args(args).arg("--data-dir").arg(embedded.data_dir());
@@ -62,7 +62,12 @@ impl System {
                 command.current_dir(stack.dir()).args(args).envs(stack.environment().iter().cloned());
                 command
             }
-        };
+        }
+    }
+
+    /// Runs an operator's verb with this on its standard input; its exit status is the caller's to judge.
+    pub fn casitas(&self, args: &[&str], input: &str) -> Result<Output> {
+        let mut command = self.program(args);
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -288,10 +293,6 @@ impl Embedded {
     pub fn start(&mut self) -> Result<()> {
         let ready = |port: u16| Ok(http::get(port, "/units/available").is_ok_and(|answer| answer.status == 200));
         self.server.start_until(SERVE_READY_WITHIN, ready)
-    }
-
-    pub fn binary(&self) -> &Path {
-        &self.binary
     }
 
     pub fn server(&mut self) -> &mut Server {

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::StreamId;
+use domain::{AggregateKind, StreamId};
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{append, commit, events, fresh_stream, head, request, to};
-use crate::{AppendOutcome, EventLog, Position, Recorded};
+use crate::{AppendOutcome, EventLog, Position, Recorded, Stretch};
 
 /// Longest wait for something that must happen.
 const BOUND: Duration = Duration::from_secs(60);
@@ -23,6 +23,54 @@ pub async fn a_read_is_bounded_and_ends_at_the_head(log: &dyn EventLog) {
         assert_eq!(log.read(before + after, limit).await.expect("read").len(), expected, "{limit} after {after}");
     }
     assert!(log.read(before + 1_000, 10).await.expect("beyond the head").is_empty());
+}
+
+pub async fn a_stretch_has_the_events_of_its_streams_and_no_others(log: &dyn EventLog) {
+    let before = head(log).await;
+    let streams: Vec<StreamId> = (0..12).map(|_| fresh_stream(log)).collect();
+    for version in 0..3 {
+        for stream in &streams {
+            commit(log, &request(vec![to(stream, version, events(1))])).await;
+        }
+    }
+    let all = log.read(before, 100).await.expect("read");
+    let mut ids: Vec<String> = streams.iter().map(|stream| stream.id.clone()).collect();
+    ids.sort();
+    let whole = Stretch {
+        after: before,
+        to: before + 36,
+        kind: streams[0].kind,
+        streams_after: String::new(),
+        streams_to: None,
+        share: (0, 1),
+    };
+    let other = AggregateKind::ALL.iter().find(|kind| **kind != streams[0].kind).expect("another kind");
+    let mut shared = 0;
+    for (stretch, least) in [
+        (whole.clone(), 36),
+        (Stretch { after: before + 5, to: before + 30, ..whole.clone() }, 25),
+        (Stretch { streams_after: ids[3].clone(), ..whole.clone() }, 24),
+        (Stretch { streams_to: Some(ids[3].clone()), ..whole.clone() }, 12),
+        (Stretch { streams_after: ids[2].clone(), streams_to: Some(ids[4].clone()), ..whole.clone() }, 6),
+        (Stretch { kind: *other, ..whole.clone() }, 0),
+        (Stretch { share: (0, 3), ..whole.clone() }, 0),
+        (Stretch { share: (1, 3), ..whole.clone() }, 0),
+        (Stretch { share: (2, 3), ..whole.clone() }, 0),
+    ] {
+        let found = log.stretch(&stretch).await.expect("a stretch");
+        let expected: Vec<&Recorded> = all.iter().filter(|event| stretch.has(event)).collect();
+        let seen = |event: &Recorded| (event.position, event.event_id, event.stream.clone(), event.payload.get().to_owned());
+        assert_eq!(
+            found.iter().map(seen).collect::<Vec<_>>(),
+            expected.into_iter().map(seen).collect::<Vec<_>>(),
+            "{stretch:?}"
+        );
+        let told = |event: &Recorded| (event.sequence, event.event_type.clone(), event.effective_on, event.recorded_at);
+        assert!(found.iter().all(|event| all.iter().any(|stored| told(stored) == told(event))), "{stretch:?}");
+        assert!(found.len() >= least, "{} for {stretch:?}", found.len());
+        shared += if stretch.share.1 == 3 { found.len() } else { 0 };
+    }
+    assert_eq!(shared, 36, "every stream is in one share");
 }
 
 pub async fn racing_writers_of_one_stream_lose_nothing_and_overwrite_nothing(log: Arc<dyn EventLog>) {

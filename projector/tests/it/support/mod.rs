@@ -14,7 +14,7 @@ use commands::{Handler, Issue, step};
 use domain::reports::{NewReport, Report, ReportCommand, ReportFormat, ReportKind, ReportParams};
 use domain::{Context, Decide, ReportId, UserId};
 use ports::{EventLog, Hints, JobQueue, Logs, ManualClock, MasterKey, Recorded, Sealer, ViewStore};
-use projector::{Board, Config, FollowerStatus, HotCollections, Ports, Projector, State};
+use projector::{Board, Config, FollowerStatus, HotCollections, Ports, Projector, Rebuilder, State};
 use read_models::ReadModel;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,8 @@ pub use models::{Trace, Traced};
 pub struct World {
     pub logs: Vec<Arc<FaultyLog>>,
     pub views: Arc<FaultyViews>,
+    /// The same views without faults.
+    pub generations: Arc<MemoryViews>,
     pub queue: Arc<FaultyQueue>,
     pub clock: Arc<ManualClock>,
     pub hints: Arc<dyn Hints>,
@@ -42,9 +44,11 @@ impl World {
             let inner: Arc<dyn EventLog> = Arc::new(MemoryLog::new(context, clock.clone()));
             Arc::new(FaultyLog::new(inner))
         };
+        let generations = Arc::new(MemoryViews::new());
         Self {
+            views: Arc::new(FaultyViews::new(generations.clone())),
+            generations,
             logs: Context::ALL.into_iter().map(log).collect(),
-            views: Arc::new(FaultyViews::new(Arc::new(MemoryViews::new()))),
             queue: Arc::new(FaultyQueue::new(Arc::new(InProcessQueue::new()))),
             hints: Arc::new(InProcessHints::new()),
             sealer: Sealer::new(MasterKey::new([7; 32])),
@@ -68,7 +72,13 @@ impl World {
             clock: self.clock.clone(),
             handler,
             hot,
+            generations: Some(self.generations.clone()),
         }
+    }
+
+    pub fn rebuilder(&self) -> Rebuilder {
+        let logs = Logs::new(self.logs.iter().map(|log| log.inner.clone()));
+        Rebuilder::new(logs, self.sealer.clone(), self.generations.clone(), self.hints.clone())
     }
 
     /// A handler that meets no faults: the client's side.

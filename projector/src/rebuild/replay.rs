@@ -1,0 +1,227 @@
+//! One part of a replay: the log from its beginning to a position that stands, folded into rows that are not there yet.
+//!
+//! Rows are kept in memory until every event of their streams was folded, so each is written once, and none is ever read. When
+//! they would take too much room, the later half of the streams is let go and folded in another pass over the log.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use domain::AggregateKind;
+use ports::{EventLog, Generations, Load, Part, Position, Recorded, Sealer, StoredRow, Stretch};
+use read_models::{Feed, ReadModel, Rows};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{Progress, RebuildError, Result};
+use crate::known;
+use crate::working::{caught, poison};
+
+/// Positions read at once; the next ones are read while these are folded.
+const WINDOW: u64 = 10_000;
+/// Streams that are weighed to know what all weigh.
+const SAMPLE: usize = 64;
+/// Rows of streams loaded by one transaction, give or take those of the last one.
+const SLICE_ROWS: usize = 5_000;
+
+pub(super) struct Replay {
+    pub model: &'static dyn ReadModel,
+    pub log: Arc<dyn EventLog>,
+    pub sealer: Sealer,
+    pub views: Arc<dyn Generations>,
+    pub generation: u64,
+    pub term: u64,
+    /// The last position that is replayed.
+    pub to: Position,
+    pub parts: u32,
+    /// Of this part's rows that are not stored yet, about.
+    pub held_bytes: usize,
+    pub progress: Progress,
+    pub stop: CancellationToken,
+}
+
+/// A stream as far as it was folded.
+struct Stream {
+    rows: Rows,
+    events: u64,
+}
+
+/// Windows that are read ahead by one.
+struct Windows {
+    replay: Arc<Replay>,
+    stretch: Stretch,
+    ahead: Option<JoinHandle<ports::Result<Vec<Recorded>>>>,
+}
+
+impl Drop for Windows {
+    fn drop(&mut self) {
+        if let Some(ahead) = &self.ahead {
+            ahead.abort();
+        }
+    }
+}
+
+impl Windows {
+    fn new(replay: &Arc<Replay>, kind: AggregateKind, part: &Part) -> Self {
+        let stretch = Stretch {
+            after: part.position,
+            to: part.position,
+            kind,
+            streams_after: part.stream.clone(),
+            streams_to: None,
+            share: (part.number, replay.parts),
+        };
+        let mut windows = Self { replay: replay.clone(), stretch, ahead: None };
+        windows.read_ahead();
+        windows
+    }
+
+    fn read_ahead(&mut self) {
+        self.stretch.after = self.stretch.to;
+        self.stretch.to = self.replay.to.min(self.stretch.after + WINDOW);
+        if self.stretch.after < self.stretch.to {
+            let (replay, stretch) = (self.replay.clone(), self.stretch.clone());
+            self.ahead = Some(tokio::spawn(async move { replay.read(&stretch).await }));
+        }
+    }
+
+    /// The next window's last position and events; `None` after the last one.
+    async fn next(&mut self) -> Result<Option<(Position, Vec<Recorded>)>> {
+        let Some(ahead) = self.ahead.take() else { return Ok(None) };
+        let to = self.stretch.to;
+        let read = ahead.await.map_err(|_| RebuildError::Stopped)?;
+        self.read_ahead();
+        Ok(Some((to, read?)))
+    }
+}
+
+impl Replay {
+    async fn read(&self, stretch: &Stretch) -> ports::Result<Vec<Recorded>> {
+        let mut events = self.log.stretch(stretch).await?;
+        self.sealer.open_recorded(&*self.log, &mut events).await?;
+        Ok(events)
+    }
+
+    pub(super) async fn part(self: &Arc<Self>, mut part: Part) -> Result<()> {
+        match self.model.feed() {
+            Feed::Mixed => Ok(()),
+            Feed::Events(kind) => self.events(kind, part).await,
+            Feed::Streams(kind) => {
+                while !part.finished {
+                    part = self.pass(kind, part).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Rows that stand as soon as they are made: they are loaded window by window.
+    async fn events(self: &Arc<Self>, kind: AggregateKind, mut part: Part) -> Result<()> {
+        let mut windows = Windows::new(self, kind, &part);
+        self.progress.at(part.number, part.position, 0);
+        while let Some((to, events)) = windows.next().await? {
+            let mut rows = Rows::first();
+            for event in &events {
+                self.fold(event, &mut rows)?;
+            }
+            let rows = rows.into_stored()?;
+            part.position = to;
+            part.events += events.len() as u64;
+            part.finished = to == self.to;
+            self.load(&mut part, &rows).await?;
+            self.progress.at(part.number, to, events.len());
+            self.go_on()?;
+        }
+        if !part.finished {
+            part.finished = true;
+            self.load(&mut part, &[]).await?;
+        }
+        Ok(())
+    }
+
+    /// Once through the log for as many streams as have room.
+    async fn pass(self: &Arc<Self>, kind: AggregateKind, mut part: Part) -> Result<Part> {
+        let mut windows = Windows::new(self, kind, &part);
+        let mut streams: HashMap<String, Stream> = HashMap::new();
+        let mut cut: Option<String> = None;
+        self.progress.at(part.number, 0, 0);
+        while let Some((to, events)) = windows.next().await? {
+            for event in &events {
+                let id = event.stream.id.as_str();
+                // What was read ahead does not know of the cut yet.
+                if cut.as_deref().is_some_and(|cut| id > cut) {
+                    continue;
+                }
+                let stream = match streams.get_mut(id) {
+                    Some(stream) => stream,
+                    None => streams.entry(id.to_owned()).or_insert_with(|| Stream { rows: Rows::first(), events: 0 }),
+                };
+                self.fold(event, &mut stream.rows)?;
+                stream.events += 1;
+            }
+            self.progress.at(part.number, to, events.len());
+            self.go_on()?;
+            while streams.len() > 1 && weigh(&streams) > self.held_bytes {
+                cut = Some(let_go(&mut streams));
+                windows.stretch.streams_to = cut.clone();
+            }
+        }
+        self.store(&mut part, streams, cut).await?;
+        Ok(part)
+    }
+
+    /// Writes complete streams in the order of their ids, so that the last one tells how far that got.
+    async fn store(&self, part: &mut Part, streams: HashMap<String, Stream>, cut: Option<String>) -> Result<()> {
+        let mut streams: Vec<_> = streams.into_iter().collect();
+        streams.sort_unstable_by(|left, right| left.0.cmp(&right.0));
+        let mut slice: Vec<StoredRow> = Vec::new();
+        for (id, Stream { rows, events }) in streams {
+            if slice.len() >= SLICE_ROWS {
+                self.load(part, &slice).await?;
+                slice.clear();
+                self.go_on()?;
+            }
+            slice.extend(rows.into_stored()?);
+            part.events += events;
+            part.stream = id;
+        }
+        match cut {
+            Some(cut) => part.stream = cut,
+            None => part.finished = true,
+        }
+        self.load(part, &slice).await
+    }
+
+    async fn load(&self, part: &mut Part, rows: &[StoredRow]) -> Result<()> {
+        part.rows += rows.len() as u64;
+        let load = Load { spec: self.model.spec(), generation: self.generation, term: self.term, part, rows };
+        self.views.load(&load).await?;
+        self.progress.loaded(rows.len());
+        Ok(())
+    }
+
+    fn fold(&self, event: &Recorded, rows: &mut Rows) -> Result<()> {
+        let folded = known::check(event).and_then(|()| caught(|| self.model.fold(event, rows)));
+        folded.map_err(|reason| RebuildError::Poison(poison(self.model, event, &reason).reason))
+    }
+
+    fn go_on(&self) -> Result<()> {
+        if self.stop.is_cancelled() { Err(RebuildError::Stopped) } else { Ok(()) }
+    }
+}
+
+/// What all streams weigh, by some of them.
+fn weigh(streams: &HashMap<String, Stream>) -> usize {
+    let sample = streams.values().take(SAMPLE);
+    let weight: usize = sample.map(|stream| stream.rows.weigh()).sum();
+    weight / streams.len().clamp(1, SAMPLE) * streams.len()
+}
+
+/// Lets the later half of the streams go; answers the last one that stays.
+fn let_go(streams: &mut HashMap<String, Stream>) -> String {
+    let mut ids: Vec<&String> = streams.keys().collect();
+    let middle = (ids.len() - 1) / 2;
+    let (_, last, _) = ids.select_nth_unstable(middle);
+    let last = last.to_string();
+    streams.retain(|id, _| *id <= last);
+    last
+}

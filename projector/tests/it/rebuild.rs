@@ -1,0 +1,265 @@
+use std::future::Future;
+use std::pin::Pin;
+use std::task::Poll;
+
+use domain::reports::ReportKind;
+use domain::{AggregateKind, Context, StreamId};
+use ports::{
+    AppendRequest, Generations, Metadata, ModelSpec, NewEvent, Recorded, Result, RowChange, Standing, StreamAppend,
+    ViewBatch, ViewStore,
+};
+use projector::{Comparison, Done, Outcome, Progress, RebuildError, Rebuilder, Wish};
+use read_models::reports::Reports;
+use read_models::{Feed, ReadModel, Rows};
+use serde_json::json;
+use serde_json::value::to_raw_value;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::support::{Process, Trace, Traced, World, request_report, until};
+
+const PLAIN: Wish = Wish { parallel: 1, manual: false, dry_run: false, force: false };
+
+async fn rebuild(rebuilder: &Rebuilder, model: &'static dyn ReadModel, wish: Wish) -> Result<Done, RebuildError> {
+    rebuilder.rebuild(model, wish, &Progress::default(), &CancellationToken::new()).await
+}
+
+/// A world whose reports are folded, and the process that folds them.
+async fn folded(reports: usize) -> (World, Process) {
+    let world = World::new();
+    let process = world.start(vec![&Reports]);
+    request(&world, reports).await;
+    until("all folded", || async { process.follower("reports").position == reports as u64 }).await;
+    (world, process)
+}
+
+async fn request(world: &World, reports: usize) {
+    let client = world.client();
+    for _ in 0..reports {
+        request_report(&client, ReportKind::LeaseRegister).await;
+    }
+}
+
+async fn standings(world: &World) -> Vec<(u64, Standing)> {
+    let all = world.generations.generations(&[Reports.spec()]).await.expect("generations");
+    all.into_iter().map(|found| (found.head.generation, found.standing)).collect()
+}
+
+async fn position(world: &World, generation: u64) -> u64 {
+    let all = world.generations.generations(&[Reports.spec()]).await.expect("generations");
+    all.iter().find(|found| found.head.generation == generation).map_or(0, |found| found.head.checkpoint.position)
+}
+
+/// Some hand changes a row of the live generation.
+async fn corrupt(world: &World) -> String {
+    let key = world.events(Context::Reports).await[0].stream.id.clone();
+    let claim = world.generations.claim(Reports.spec()).await.expect("claimed").expect("free");
+    let fields = vec!["queued".into(), "lease_register".into(), "nobody".into()];
+    let batch = ViewBatch {
+        spec: Reports.spec(),
+        generation: claim.generation,
+        term: claim.term,
+        from: claim.checkpoint.position,
+        to: claim.checkpoint,
+        changes: vec![RowChange::Put { key: key.clone(), doc: json!({"by": "hand"}), fields }],
+        tags: ["reports".to_owned()].into(),
+    };
+    world.generations.apply(&batch).await.expect("applied");
+    key
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rebuilt_generation_is_equal_and_the_projection_goes_on_in_it() {
+    let (world, process) = folded(40).await;
+    let done = rebuild(&world.rebuilder(), &Reports, PLAIN).await.expect("rebuilt");
+    let Outcome::Switched(head) = &done.outcome else { panic!("{done:?}") };
+    assert_eq!((head.generation, head.checkpoint.position, done.events), (2, 40, 40));
+    let Comparison { equal, rows, digest, live_digest, .. } = &done.comparison;
+    assert_eq!((*equal, *rows, digest), (40, 40, live_digest));
+    request(&world, 5).await;
+    // What was live is folded on as well: a rollback would land on it.
+    until("both go on", || async { position(&world, 2).await == 45 && position(&world, 1).await == 45 }).await;
+    assert_eq!(standings(&world).await, [(1, Standing::Standby), (2, Standing::Live)]);
+    let back = world.rebuilder().rollback(&Reports).await.expect("rolled back");
+    assert_eq!((back.generation, back.checkpoint.position), (1, 45));
+    request(&world, 5).await;
+    until("both go on", || async { position(&world, 1).await == 50 && position(&world, 2).await == 50 }).await;
+    process.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn parts_and_passes_in_little_memory_give_the_same_rows() {
+    let (world, process) = folded(300).await;
+    let mut digests = Vec::new();
+    for (parallel, held_bytes) in [(1, usize::MAX), (4, usize::MAX), (1, 40_000), (3, 10_000), (16, 1)] {
+        let wish = Wish { parallel, dry_run: true, ..PLAIN };
+        let progress = Progress::default();
+        let rebuilder = world.rebuilder().with_held_bytes(held_bytes);
+        let done = rebuilder.rebuild(&Reports, wish, &progress, &CancellationToken::new()).await.expect("tried");
+        assert!(done.comparison.is_equal() && done.comparison.rows == 300, "{done:?}");
+        assert_eq!((done.events, progress.seen().rows), (300, 300), "each event is folded once into what is stored");
+        assert_eq!(progress.seen().passes > u64::from(parallel), held_bytes < usize::MAX, "{:?}", progress.seen());
+        digests.push(done.comparison.digest);
+    }
+    digests.dedup();
+    assert_eq!(digests.len(), 1);
+    assert_eq!(standings(&world).await, [(1, Standing::Live)], "trials leave nothing");
+    process.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_changed_by_hand_is_found_by_a_trial_and_healed_by_force() {
+    let (world, process) = folded(10).await;
+    let key = corrupt(&world).await;
+    let rebuilder = world.rebuilder();
+    let trial = rebuild(&rebuilder, &Reports, Wish { dry_run: true, ..PLAIN }).await.expect("tried");
+    assert_eq!((trial.comparison.differ, trial.comparison.equal), (1, 9));
+    assert_ne!(trial.comparison.digest, trial.comparison.live_digest);
+    assert_eq!(standings(&world).await, [(1, Standing::Live)]);
+
+    let refused = rebuild(&rebuilder, &Reports, PLAIN).await.expect("rebuilt");
+    assert!(matches!(refused.outcome, Outcome::Refused), "{refused:?}");
+    assert_eq!(standings(&world).await, [(1, Standing::Live), (2, Standing::Ready)]);
+    let mut shown = Vec::new();
+    rebuilder.compare(&Reports, 2, &mut |difference| shown.push(difference)).await.expect("compared");
+    let [difference] = shown.as_slice() else { panic!("{shown:?}") };
+    assert_eq!((difference.key.as_str(), difference.kind.as_str()), (key.as_str(), "differs"));
+    assert_eq!(difference.live.as_ref().map(|row| row.doc.as_str()), Some("{\"by\":\"hand\"}"));
+
+    // What is ready is folded on meanwhile, and taken as it is by the next rebuild.
+    request(&world, 3).await;
+    until("it is folded on", || async { position(&world, 2).await == 13 }).await;
+    let forced = rebuild(&rebuilder, &Reports, Wish { force: true, ..PLAIN }).await.expect("rebuilt");
+    assert!(matches!(forced.outcome, Outcome::Switched(_)), "{forced:?}");
+    assert_eq!((position(&world, 2).await, standings(&world).await[1]), (13, (2, Standing::Live)));
+    let trial = rebuild(&rebuilder, &Reports, Wish { dry_run: true, ..PLAIN }).await.expect("tried");
+    assert!(trial.comparison.is_equal());
+    process.stop().await;
+}
+
+/// Polls a future so often, and drops it.
+async fn cut_off(mut work: Pin<Box<impl Future>>, polls: usize) -> bool {
+    for _ in 0..polls {
+        let polled = std::future::poll_fn(|context| Poll::Ready(work.as_mut().poll(context).is_ready())).await;
+        if polled {
+            return true;
+        }
+        tokio::task::yield_now().await;
+    }
+    false
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rebuild_cut_off_anywhere_goes_on_and_ends_in_the_same_rows() {
+    let (world, process) = folded(60).await;
+    let expected = rebuild(&world.rebuilder(), &Reports, Wish { dry_run: true, ..PLAIN }).await.expect("tried");
+    for polls in 1..40 {
+        let wish = Wish { parallel: 1 + polls as u32 % 3, ..PLAIN };
+        // A process of its own each time, in little memory, so that there are many places to be cut off at.
+        let ended = cut_off(Box::pin(rebuild(&world.rebuilder().with_held_bytes(5_000), &Reports, wish)), polls).await;
+        if !ended {
+            let done = rebuild(&world.rebuilder(), &Reports, wish).await.expect("goes on");
+            assert_eq!(
+                (&done.comparison.digest, done.comparison.differences()),
+                (&expected.comparison.digest, 0),
+                "{polls}"
+            );
+        }
+        let all = standings(&world).await;
+        assert!(all.iter().all(|(_, standing)| matches!(standing, Standing::Live | Standing::Standby)), "{polls}: {all:?}");
+    }
+    process.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_commands_commit_a_rebuild_switches_and_nothing_is_lost() {
+    let (world, process) = folded(20).await;
+    let writer = {
+        let world = world.clone();
+        tokio::spawn(async move { request(&world, 400).await })
+    };
+    for _ in 0..5 {
+        let done = rebuild(&world.rebuilder(), &Reports, Wish { parallel: 2, ..PLAIN }).await.expect("rebuilt");
+        assert!(done.comparison.is_equal(), "{done:?}");
+    }
+    writer.await.expect("the writer");
+    until("all folded", || async { process.follower("reports").position == 420 }).await;
+    let last = rebuild(&world.rebuilder(), &Reports, Wish { dry_run: true, ..PLAIN }).await.expect("tried");
+    assert_eq!((last.comparison.equal, last.comparison.differences()), (420, 0));
+    process.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_cannot_be_folded_is_named_and_readers_keep_what_they_have() {
+    let (world, process) = folded(3).await;
+    let frobnicated = NewEvent {
+        event_id: Uuid::now_v7(),
+        event_type: "ReportFrobnicated".into(),
+        event_version: "1".into(),
+        payload: to_raw_value(&json!({"ReportFrobnicated": {}})).expect("JSON"),
+        effective_on: jiff::civil::date(2026, 3, 2),
+    };
+    let stream = StreamId::new(AggregateKind::Report, Uuid::now_v7().to_string());
+    let metadata = Metadata { actor: "cli".into(), correlation_id: Uuid::nil(), causation_id: None, traceparent: None };
+    let streams = vec![StreamAppend { stream: stream.clone(), expected_version: 0, events: vec![frobnicated] }];
+    let request = AppendRequest { key: None, metadata, streams };
+    world.log(Context::Reports).inner.append(&[request]).await.expect("appended");
+    let error = rebuild(&world.rebuilder(), &Reports, PLAIN).await.expect_err("poison");
+    let text = error.to_string();
+    assert!(matches!(error, RebuildError::Poison(_)), "{text}");
+    for named in ["reports:4", "ReportFrobnicated", &stream.to_string(), "upgrade required"] {
+        assert!(text.contains(named), "{named} in {text}");
+    }
+    assert_eq!(standings(&world).await[0], (1, Standing::Live));
+    process.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_of_rows_of_many_streams_is_folded_in_the_order_of_the_log() {
+    let world = World::new();
+    let trace = Trace::over(Context::Reports, "trace");
+    let process = world.start(vec![trace]);
+    request(&world, 30).await;
+    until("all folded", || async { process.follower("trace").position == 30 }).await;
+    let done = rebuild(&world.rebuilder(), trace, Wish { parallel: 4, ..PLAIN }).await.expect("rebuilt");
+    assert!(done.comparison.is_equal() && matches!(done.outcome, Outcome::Switched(_)), "{done:?}");
+    assert_eq!(Traced::positions(world.doc("trace", "all").await), (1..=30).collect::<Vec<u64>>());
+    process.stop().await;
+}
+
+/// Reports as a new release folds them.
+struct Later;
+
+impl ReadModel for Later {
+    fn spec(&self) -> &'static ModelSpec {
+        static SPEC: ModelSpec = ModelSpec { fold_version: 2, ..read_models::reports::SPEC };
+        &SPEC
+    }
+    fn feed(&self) -> Feed {
+        Reports.feed()
+    }
+    fn keys(&self, event: &Recorded) -> Result<Vec<String>> {
+        Reports.keys(event)
+    }
+    fn fold(&self, event: &Recorded, rows: &mut Rows) -> Result<()> {
+        rows.put(&event.stream.id, json!({"later": event.sequence}), vec!["a".into(), "b".into(), "c".into()])
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fold_of_a_later_version_replaces_the_earlier_one_by_itself_and_never_the_other_way_round() {
+    let (world, process) = folded(12).await;
+    process.stop().await;
+    let process = world.start(vec![&Later]);
+    request(&world, 2).await;
+    until("the later fold is live", || async { process.follower("reports").position == 14 }).await;
+    let live = world.generations.heads().await.expect("heads").remove(0);
+    assert_eq!((live.fold_version, live.generation, live.checkpoint.position), (2, 2, 14));
+    process.stop().await;
+
+    let process = world.start(vec![&Reports]);
+    until("it is refused", || async { process.stalled("reports").is_some() }).await;
+    tokio::time::sleep(std::time::Duration::from_secs(30)).await;
+    assert_eq!(world.generations.heads().await.expect("heads").remove(0).fold_version, 2);
+    process.stop().await;
+}

@@ -241,16 +241,17 @@ async fn operate(settings: &Settings, mut verb: Verb, output: Option<Output>) ->
     };
     let mut printer = Printer::new(output, streaming);
     let exit = match verb {
-        Verb::Events(Events::Export(export)) => transfer::export(settings, export, &mut printer).await?,
-        Verb::Events(Events::Import(import)) => transfer::import(settings, &import, &mut printer).await?,
-        Verb::Events(Events::Replay(replay)) => replay_until_interrupted(settings, replay, &mut printer).await?,
+        Verb::Events(Events::Export(export)) => transfer::export(settings, export, &mut printer).await,
+        Verb::Events(Events::Import(import)) => transfer::import(settings, &import, &mut printer).await,
+        Verb::Events(Events::Replay(replay)) => replay_until_interrupted(settings, replay, &mut printer).await,
         Verb::Projections(rebuild @ Projections::Rebuild { .. }) => {
-            rebuild_until_interrupted(settings, rebuild, &mut printer).await?
+            rebuild_until_interrupted(settings, rebuild, &mut printer).await
         }
-        verb => perform(settings, verb, |row| printer.row(row)).await?,
+        verb => perform(settings, verb, |row| printer.row(row)).await,
     };
+    // Also of a verb that was refused in the end.
     printer.finish();
-    Ok(exit)
+    exit
 }
 
 async fn rebuild_until_interrupted(settings: &Settings, rebuild: Projections, printer: &mut Printer) -> Result<u8> {

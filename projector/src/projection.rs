@@ -116,6 +116,8 @@ impl Projection {
                     self.over(ended, &mut backoff)
                 }
                 Ok(None) => ROUND_PERIOD,
+                // A generation beside the live one went: whoever started this stops it soon.
+                Err(Error::NotFound(_)) if self.side.is_some() => ROUND_PERIOD,
                 Err(error) => {
                     self.reporter.stalled(error.chain());
                     backoff.next()

@@ -144,6 +144,13 @@ impl Rebuilder {
             return Err(RebuildError::Busy(name));
         }
         let done = self.rebuild_claimed(model, wish, progress, stop).await;
+        if wish.dry_run
+            && done.is_err()
+            && let Ok(Some(trial)) = self.standing(model, Standing::Building).await
+        {
+            // Nothing of a trial stays; what went wrong with it is the answer.
+            let _ = self.drop(model, trial.head.generation).await;
+        }
         self.views.release_rebuild(name).await?;
         done
     }

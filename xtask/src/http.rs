@@ -31,6 +31,16 @@ pub fn get(port: u16, path: &str) -> Result<Answer> {
     request(port, &format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"))
 }
 
+/// The sum of the series in a role's metrics that begin so: a name, or a name with its first labels.
+///
+/// # Errors
+/// When the metrics cannot be read.
+pub fn metric(port: u16, begin: &str) -> Result<f64> {
+    let text = get(port, "/metrics")?.body;
+    let series = text.lines().filter(|line| line.starts_with(begin));
+    Ok(series.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum())
+}
+
 /// Sends these bytes as they are to a loopback port and reads the answer until the server closes.
 ///
 /// # Errors

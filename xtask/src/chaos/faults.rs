@@ -278,7 +278,7 @@ impl Harness<'_> {
     /// Somebody's transaction holds the append lock of the units log: a metric or readiness must tell.
     fn hold_lock(&mut self, lasts: Duration) -> Result<(u64, String)> {
         let port = self.stack.role("command-api")?.port();
-        let retries = || metric(port, "casitas_append_retries_total");
+        let retries = || http::metric(port, "casitas_append_retries_total").unwrap_or_default();
         let before = retries();
         let seconds = lasts.as_secs_f64();
         let mut holder = self
@@ -437,13 +437,6 @@ fn gone(pid: Option<u32>) -> u64 {
 fn is_stopped(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
-}
-
-/// The sum of a counter over its labels.
-fn metric(port: u16, name: &str) -> f64 {
-    let text = http::get(port, "/metrics").map(|answer| answer.body).unwrap_or_default();
-    let lines = text.lines().filter(|line| line.starts_with(name));
-    lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
 }
 
 fn faketime() -> Option<PathBuf> {

@@ -107,6 +107,56 @@ pub fn tiers(system: &mut System, memory: bool) -> Result<String> {
     ))
 }
 
+/// A list changes, and 500 clients ask both replicas for it at the same moment, some of them with the position of the change:
+/// each replica computes it once for a change at most, and nobody is refused.
+pub fn stampede(system: &mut System, size: Size) -> Result<String> {
+    const CLIENTS_OF_A_REPLICA: usize = 250;
+    let changes = size.pick(5, 40);
+    let admin = world::admin(system)?;
+    let unit = admin.done("/units", &world::unit_body(&world::property(&admin)?, "S1"))?.id()?;
+    let mut replicas = Vec::new();
+    for name in ["query-1", "query-2"] {
+        let port = system.stack()?.role(name)?.port();
+        replicas.push((admin.anonymous().at(&format!("http://127.0.0.1:{port}")), port));
+    }
+    let path = format!("/units/available?max_price={}", 700_000 + crate::net::random_u64() % 100_000);
+    let computed = |port| crate::http::metric(port, "casitas_cache_requests_total{result=\"computed\"");
+    for (http, _) in &replicas {
+        http.get(&path).now()?.success()?;
+    }
+    let before = replicas.iter().map(|(_, port)| computed(*port)).collect::<Result<Vec<_>>>()?;
+    let mut slowest = Duration::ZERO;
+    for change in 0..changes {
+        let answer = match change {
+            0 => admin.done(&format!("/units/{unit}/listing"), &world::listing_body())?,
+            _ => admin.done(
+                &format!("/units/{unit}/price"),
+                &json!({"price": world::money(100_000 + change), "effective_on": super::dates::day(0)}),
+            )?,
+        };
+        let position = answer.position()?;
+        let began = Instant::now();
+        let asks = replicas.iter().flat_map(|(http, _)| {
+            (0..CLIENTS_OF_A_REPLICA).map(|client| {
+                let ask = http.get(&path);
+                if client % 5 == 0 { ask.after(&position, 5) } else { ask }
+            })
+        });
+        let asks: Vec<_> = asks.map(|ask| spawn(async move { ask.send().await?.success().map(drop) })).collect();
+        for ask in asks {
+            block(ask)??;
+        }
+        slowest = slowest.max(began.elapsed());
+    }
+    let mut told = Vec::new();
+    for ((_, port), before) in replicas.iter().zip(before) {
+        let rise = computed(*port)? - before;
+        ensure!(rise <= changes as f64, "{changes} changes were computed {rise} times by one replica");
+        told.push(rise);
+    }
+    Ok(format!("{changes} changes x 500 clients at once: computed {told:?} times; the slowest 500 took {slowest:.0?}"))
+}
+
 /// What is known of the units that the writer changes.
 struct Known {
     /// The last value that was acknowledged, and the last that was sent, of each unit.

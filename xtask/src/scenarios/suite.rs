@@ -212,6 +212,9 @@ fn distributed(suite: &mut Suite) -> Result<()> {
     suite.check("cache.redis", "the same with the in-process tier off, by Redis' own count", |_| {
         caching::tiers(&mut system, false)
     });
+    suite.check("cache.stampede", "500 clients find a list changed: one computation a replica", |size| {
+        caching::stampede(&mut system, size)
+    });
     suite.check("reads.own-writes", "projector delayed: a GET with the token sees the command", |size| {
         reads::own_writes(&mut system, size)
     });

@@ -181,7 +181,7 @@ impl Rebuilder {
         let events = self.fill(model, &built, progress, stop).await?;
         let mut chase = Chase::of(self, model, built.head.clone())?;
         progress.phase(Phase::CatchUp);
-        chase.to_head(progress, stop).await?;
+        chase.catch_up(progress, stop).await?;
         progress.phase(Phase::Verify);
         let comparison = self.compare(model, built.head.generation, &mut |_| {}).await?;
         let generation = built.head.generation;
@@ -227,7 +227,7 @@ impl Rebuilder {
     async fn settle(&self, model: &'static dyn ReadModel, generation: u64) -> Result<Comparison> {
         if let Some(mut chase) = self.chase_free(model, generation).await? {
             // Whoever else folds it is as good.
-            match chase.to_head(&Progress::default(), &CancellationToken::new()).await {
+            match chase.catch_up(&Progress::default(), &CancellationToken::new()).await {
                 Ok(()) | Err(RebuildError::Port(Error::Conflict(_))) => {}
                 Err(error) => return Err(error),
             }
@@ -377,7 +377,7 @@ impl Rebuilder {
         let began = Instant::now();
         loop {
             if let Some(folding) = chase.as_mut() {
-                match folding.to_head(&Progress::default(), &CancellationToken::new()).await {
+                match folding.catch_up(&Progress::default(), &CancellationToken::new()).await {
                     Ok(()) => {}
                     Err(RebuildError::Port(Error::Conflict(_))) => chase = None,
                     Err(error) => return Err(error),

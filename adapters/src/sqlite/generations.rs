@@ -150,12 +150,12 @@ impl SqliteViews {
         for rows in load.rows.chunks(ROWS_A_STATEMENT) {
             let bound = Value::Array(rows.iter().map(bound).collect()).to_string();
             let inserted = self.file.run(sqlx::query(&sql).bind(bound).execute(&mut *connection)).await;
-            match inserted {
-                Err(Error::Rejected { source: Some(source), .. }) if source.to_string().contains("UNIQUE") => {
-                    return Err(twice(load.spec.name));
+            inserted.map_err(|error| match error {
+                Error::Rejected { source: Some(source), .. } if source.to_string().contains("UNIQUE") => {
+                    twice(load.spec.name)
                 }
-                inserted => drop(inserted?),
-            }
+                other => other,
+            })?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What every adapter of the view store has in common.
 
-use ports::{Error, FieldKind, FieldValue, Load, ModelSpec, Result, RowChange, Standing, ViewBatch};
+use ports::{Checkpoint, Error, FieldKind, FieldValue, Load, ModelSpec, Result, RowChange, Standing, ViewBatch};
 
 /// Change rows kept for each generation; a replica that is further behind starts afresh.
 pub(crate) const CHANGES_KEPT: u64 = 10_000;
@@ -58,6 +58,11 @@ pub(crate) fn twice(model: &str) -> Error {
 
 pub(crate) fn not_complete(model: &str, generation: u64) -> Error {
     Error::Conflict(format!("generation {generation} of {model} is not complete"))
+}
+
+/// Whether readers would see less than they have. Positions of two lives of a log cannot be compared.
+pub(crate) fn goes_back(next: &Checkpoint, live: &Checkpoint) -> bool {
+    next.position < live.position && next.incarnation == live.incarnation
 }
 
 pub(crate) fn behind(model: &str, at: u64, live: u64) -> Error {

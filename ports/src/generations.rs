@@ -105,7 +105,8 @@ pub trait Generations: ViewStore {
     async fn claim_generation(&self, spec: &'static ModelSpec, generation: u64) -> Result<Option<Claim>>;
 
     /// Makes a complete generation live, in a term higher than any of the model's, and the live one its standby; an earlier
-    /// standby is dropped. `Conflict` when it has not all that the live one has: readers never go back.
+    /// standby is dropped. `Conflict` when it has not all that the live one has: readers never go back (but to the beginning of
+    /// another life of the log).
     async fn switch(&self, spec: &'static ModelSpec, generation: u64) -> Result<ModelHead>;
 
     /// Drops a generation that is not live, with its rows. `NotFound` when there is none, `Conflict` when it is live.

@@ -51,6 +51,9 @@ pub enum RebuildError {
     Busy(&'static str),
     #[error("{0}")]
     Nothing(String),
+    /// The two sides are too far apart to be compared.
+    #[error("{0}")]
+    Apart(String),
 }
 
 pub type Result<T, E = RebuildError> = std::result::Result<T, E>;
@@ -181,10 +184,10 @@ impl Rebuilder {
         let events = self.fill(model, &built, progress, stop).await?;
         let mut chase = Chase::of(self, model, built.head.clone())?;
         progress.phase(Phase::CatchUp);
-        chase.to_head(progress, stop).await?;
+        chase.catch_up(progress, stop).await?;
         progress.phase(Phase::Verify);
-        let comparison = self.compare(model, built.head.generation, &mut |_| {}).await?;
         let generation = built.head.generation;
+        let comparison = self.compared(model, &live, generation, wish.force).await?;
         let outcome = if wish.dry_run {
             self.drop(model, generation).await?;
             Outcome::Dropped
@@ -199,6 +202,25 @@ impl Rebuilder {
             Outcome::Switched(self.switch_chasing(model, generation, Some(chase)).await?)
         };
         Ok(Done { outcome, generation, comparison, events })
+    }
+
+    /// What readers see may be of another life of the log, or, by force, too far behind: then there is nothing to compare with.
+    async fn compared(
+        &self,
+        model: &'static dyn ReadModel,
+        live: &Generation,
+        generation: u64,
+        force: bool,
+    ) -> Result<Comparison> {
+        let log = self.logs.get(model.spec().context)?;
+        let none = Comparison { live_generation: live.head.generation, generation, ..Comparison::default() };
+        if checkpoints::verify(&**log, &live.head.checkpoint).await?.is_err() {
+            return Ok(none);
+        }
+        match self.compare(model, generation, &mut |_| {}).await {
+            Err(RebuildError::Apart(_)) if force => Ok(none),
+            compared => compared,
+        }
     }
 
     /// A rebuild that was complete: compared again, and switched to.
@@ -227,7 +249,7 @@ impl Rebuilder {
     async fn settle(&self, model: &'static dyn ReadModel, generation: u64) -> Result<Comparison> {
         if let Some(mut chase) = self.chase_free(model, generation).await? {
             // Whoever else folds it is as good.
-            match chase.to_head(&Progress::default(), &CancellationToken::new()).await {
+            match chase.catch_up(&Progress::default(), &CancellationToken::new()).await {
                 Ok(()) | Err(RebuildError::Port(Error::Conflict(_))) => {}
                 Err(error) => return Err(error),
             }
@@ -377,7 +399,7 @@ impl Rebuilder {
         let began = Instant::now();
         loop {
             if let Some(folding) = chase.as_mut() {
-                match folding.to_head(&Progress::default(), &CancellationToken::new()).await {
+                match folding.catch_up(&Progress::default(), &CancellationToken::new()).await {
                     Ok(()) => {}
                     Err(RebuildError::Port(Error::Conflict(_))) => chase = None,
                     Err(error) => return Err(error),

@@ -13,7 +13,7 @@ use ports::{
 use super::MemoryViews;
 use super::select;
 use super::views::{Model, State};
-use crate::views::{absent, behind, is_live, lost, lost_load, not_complete, twice};
+use crate::views::{absent, behind, goes_back, is_live, lost, lost_load, not_complete, twice};
 
 impl State {
     /// The generation that is being built in this term.
@@ -114,7 +114,7 @@ impl Generations for MemoryViews {
         if next.parts.iter().any(|part| !part.finished) {
             return Err(not_complete(spec.name, generation));
         }
-        if next.head.checkpoint.position < live.checkpoint.position {
+        if goes_back(&next.head.checkpoint, &live.checkpoint) {
             return Err(behind(spec.name, next.head.checkpoint.position, live.checkpoint.position));
         }
         if live.generation == generation {

@@ -16,7 +16,7 @@ use super::views::{SqliteViews, index_creation, table_creation};
 use crate::keyset::{self, shape, table};
 use crate::stored::{signed, unsigned};
 use crate::views::{
-    absent, absent_live, another_fold, behind, is_live, lost, lost_load, not_complete, paused, standing_of, twice,
+    absent, absent_live, another_fold, behind, goes_back, is_live, lost, lost_load, not_complete, paused, standing_of, twice,
 };
 
 const HEADS: &str = "SELECT model, generation, fold_version, shape, term, revision, oldest_change, incarnation, position,
@@ -150,12 +150,12 @@ impl SqliteViews {
         for rows in load.rows.chunks(ROWS_A_STATEMENT) {
             let bound = Value::Array(rows.iter().map(bound).collect()).to_string();
             let inserted = self.file.run(sqlx::query(&sql).bind(bound).execute(&mut *connection)).await;
-            match inserted {
-                Err(Error::Rejected { source: Some(source), .. }) if source.to_string().contains("UNIQUE") => {
-                    return Err(twice(load.spec.name));
+            inserted.map_err(|error| match error {
+                Error::Rejected { source: Some(source), .. } if source.to_string().contains("UNIQUE") => {
+                    twice(load.spec.name)
                 }
-                inserted => drop(inserted?),
-            }
+                other => other,
+            })?;
         }
         Ok(())
     }
@@ -298,7 +298,7 @@ impl Generations for SqliteViews {
         if self.unfinished(&mut transaction, spec.name, generation).await? {
             return Err(not_complete(spec.name, generation));
         }
-        if next.checkpoint.position < old.checkpoint.position {
+        if goes_back(&next.checkpoint, &old.checkpoint) {
             return Err(behind(spec.name, next.checkpoint.position, old.checkpoint.position));
         }
         let term = self.next_term(&mut transaction, spec.name).await?;

@@ -179,6 +179,7 @@ fn refusal(error: RebuildError) -> anyhow::Error {
     let code = match &error {
         RebuildError::Busy(_) => exit::CONFLICT,
         RebuildError::Nothing(_) => exit::NOT_FOUND,
+        RebuildError::Apart(_) => exit::CHECK_FAILED,
         RebuildError::Stopped => exit::INTERRUPTED,
         RebuildError::Port(ports::Error::Conflict(_)) => exit::CONFLICT,
         RebuildError::Port(ports::Error::Unavailable { .. }) => exit::DEPENDENCY_DOWN,

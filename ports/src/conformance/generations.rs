@@ -18,6 +18,7 @@ pub async fn all(views: Arc<dyn Generations>) {
     an_unfinished_generation_is_never_live(shared).await;
     a_row_of_two_streams_is_refused(shared).await;
     a_switch_never_goes_back(shared).await;
+    a_switch_to_another_life_of_the_log_may_go_back(shared).await;
     a_switch_deposes_the_leader_and_a_rollback_lands_on_what_was_folded_on(shared).await;
     only_the_last_live_generation_stays_on_standby(shared).await;
     a_dropped_generation_leaves_nothing_and_the_live_one_cannot_be(shared).await;
@@ -157,6 +158,18 @@ pub async fn a_switch_never_goes_back(views: &dyn Generations) {
     assert_eq!((head.checkpoint.position, head.revision), (3, 1));
     let changes = views.changes("forward", 2, 0, 10).await.expect("changes");
     assert_eq!((changes.len(), changes[0].revision), (1, 1));
+}
+
+pub async fn a_switch_to_another_life_of_the_log_may_go_back(views: &dyn Generations) {
+    let spec = conformance_spec!("reborn");
+    let claim = lead(views, spec).await;
+    for position in 0..3 {
+        views.apply(&step(spec, &claim, position, vec![])).await.expect("applied");
+    }
+    let other = crate::Checkpoint { incarnation: uuid::Uuid::from_u128(8), ..at(1) };
+    let begun = views.build(spec, &other, 0).await.expect("begun");
+    views.complete(spec, 2, begun.head.term).await.expect("complete");
+    assert_eq!(views.switch(spec, 2).await.expect("switched").checkpoint, other);
 }
 
 pub async fn a_switch_deposes_the_leader_and_a_rollback_lands_on_what_was_folded_on(views: &dyn Generations) {

@@ -48,7 +48,7 @@ impl Chase {
     }
 
     /// Until everything in the log is folded and stored.
-    pub(super) async fn to_head(&mut self, progress: &Progress, stop: &CancellationToken) -> Result<()> {
+    pub(super) async fn catch_up(&mut self, progress: &Progress, stop: &CancellationToken) -> Result<()> {
         if self.working.is_empty() {
             let fitting = checkpoints::verify(&*self.log, &self.checkpoint).await?;
             self.checkpoint = fitting.map_err(RebuildError::Nothing)?;

@@ -276,8 +276,8 @@ impl Rebuilder {
     async fn between(&self, model: &dyn ReadModel, after: Position, to: Position) -> Result<Vec<Recorded>> {
         let spec = model.spec();
         if to - after > APART_MAX {
-            return Err(RebuildError::Nothing(format!(
-                "the live generation of {} and the other one are {} events apart: start the projector, and try again",
+            return Err(RebuildError::Apart(format!(
+                "the live generation of {} and the other one are {} events apart: start the projector, or rebuild with --force",
                 spec.name,
                 to - after
             )));

@@ -46,7 +46,8 @@ BEGIN
         outcome := 'switched';
     ELSIF EXISTS (SELECT FROM view_parts WHERE model = the_model AND generation = the_generation AND NOT finished) THEN
         outcome := 'incomplete';
-    ELSIF next.position < old.position THEN
+    -- Positions of two lives of a log cannot be compared.
+    ELSIF next.position < old.position AND next.incarnation = old.incarnation THEN
         outcome := 'behind';
     ELSE
         SELECT max(term) + 1 INTO last FROM view_heads WHERE model = the_model;

@@ -274,13 +274,13 @@ async fn rebuild_until_interrupted(settings: &Settings, rebuild: Projections, pr
 
 /// What is delivered goes to standard output alone; how far it is, and the result where that would be in its way, beside it.
 async fn replay_until_interrupted(settings: &Settings, replay: operator::Replay, printer: &mut Printer) -> Result<u8> {
-    let (into, mut next) = (replay.into.clone(), None);
+    let (asked, mut next) = (replay.clone(), None);
     let done = perform(settings, Verb::Events(Events::Replay(replay)), |row| {
         if row.get("progress").is_some() {
             eprintln!("{row}");
             next = row["next"].as_str().map(str::to_owned);
             true
-        } else if row.get("replayed").is_some() && into == "stdout" {
+        } else if row.get("replayed").is_some() && asked.into == "stdout" {
             eprintln!("{row}");
             true
         } else {
@@ -291,8 +291,9 @@ async fn replay_until_interrupted(settings: &Settings, replay: operator::Replay,
         done = done => return done,
         _ = tokio::signal::ctrl_c() => {}
     }
-    let from = next.map_or_else(String::new, |next| format!(" --from {next}"));
-    eprintln!("interrupted; go on with: casitas events replay --into {into}{from}");
+    let start = || format!("{}:1", asked.context.as_deref().unwrap_or("auth"));
+    let place = next.or(asked.from.clone()).unwrap_or_else(start);
+    eprintln!("interrupted; go on with: {}", asked.again(&place));
     Ok(exit::INTERRUPTED)
 }
 

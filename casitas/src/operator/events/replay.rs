@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use domain::Context;
-use ports::{EventQuery, Recorded, STRETCH_MAX, position_before};
+use ports::{Recorded, STRETCH_MAX, position_before};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
@@ -58,6 +58,27 @@ pub struct Replay {
     pub into: String,
 }
 
+impl Replay {
+    /// The command that goes on from a place.
+    pub fn again(&self, from: &str) -> String {
+        let rate = self.rate.map(|rate| rate.to_string());
+        let flags = [
+            ("--context", &self.context),
+            ("--stream", &self.stream),
+            ("--type", &self.event_type),
+            ("--until", &self.until),
+            ("--rate", &rate),
+        ];
+        let mut text = format!("casitas events replay --into {} --from {from}", self.into);
+        for (flag, value) in flags {
+            if let Some(value) = value {
+                text.push_str(&format!(" {flag} {value}"));
+            }
+        }
+        text
+    }
+}
+
 impl Operator {
     pub(super) async fn replay(&self, replay: &Replay, rows: &Rows) -> Result<u8> {
         let mut sink = Sink::of(&replay.into)?;
@@ -77,11 +98,8 @@ impl Operator {
             let mut walk = Walk::of(scope);
             let mut next = scope.after + 1;
             let stopped = |next: u64, delivered: u64| {
-                let into = &replay.into;
-                format!(
-                    "the replay stopped at {context}:{next} after {delivered} events; go on with: casitas events replay --into {into} \
-                     --from {context}:{next}"
-                )
+                let again = replay.again(&format!("{context}:{next}"));
+                format!("the replay stopped at {context}:{next} after {delivered} events; go on with: {again}")
             };
             loop {
                 let mut chunk = walk.next().await.with_context(|| stopped(next, delivered))?;
@@ -198,7 +216,6 @@ async fn deliver(sink: &mut Sink, event: &Recorded, rows: &Rows) -> Result<bool>
 /// What the log itself counts.
 async fn count(scope: &Scope) -> Result<u64> {
     let Scope { log, query, after, upto, .. } = scope;
-    let EventQuery { .. } = query;
     let (mut at, mut count) = (*after, 0);
     while at < *upto {
         let end = if query.is_indexed() { *upto } else { (*upto).min(at + STRETCH_MAX) };

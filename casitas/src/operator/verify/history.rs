@@ -59,13 +59,22 @@ pub async fn readable(event: &StoredEvent, log: &dyn EventLog, sealer: &Sealer) 
     }
     let mut opened = [recorded];
     sealer.open_recorded(log, &mut opened).await?;
-    let is = type_of(&opened[0])?;
+    let (is, current) = fact(&opened[0])?;
     if is != event.event_type {
         return Err(Error::corrupt(format!("the payload is of the type {is}, the row says {}", event.event_type)));
+    }
+    let (kind, version) = (opened[0].stream.kind, &event.event_version);
+    if !domain::is_readable(kind, &event.event_type, version, &current) {
+        return Err(Error::corrupt(format!(
+            "version {version} of {is} is not known to this casitas, which reads up to {current}: is it older than the log?"
+        )));
     }
     Ok(())
 }
 
-fn type_of(event: &Recorded) -> Result<String> {
-    with_aggregate!(event.stream.kind, A => event.decode::<<A as Aggregate>::Event>().map(|fact| fact.event_type()))
+/// The type and the version that the payload is of, read as today's.
+fn fact(event: &Recorded) -> Result<(String, String)> {
+    with_aggregate!(event.stream.kind, A => {
+        event.decode::<<A as Aggregate>::Event>().map(|fact| (fact.event_type(), fact.event_version()))
+    })
 }

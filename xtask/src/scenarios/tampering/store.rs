@@ -22,8 +22,8 @@ pub enum Store<'a> {
 }
 
 impl Store<'_> {
-    /// Everything as it was.
-    pub fn reset(&self) -> Result<()> {
+    /// The log as it was, and the views if they were changed too.
+    pub fn reset(&self, views: bool) -> Result<()> {
         match self {
             Self::Folder { pristine, work, .. } => {
                 if work.exists() {
@@ -31,7 +31,7 @@ impl Store<'_> {
                 }
                 copy_folder(pristine, work)
             }
-            Self::Server { stack } => [LOG, VIEWS].iter().try_for_each(|name| {
+            Self::Server { stack } => [LOG, VIEWS][..1 + usize::from(views)].iter().try_for_each(|name| {
                 stack.postgres.sql("postgres", &format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)"))?;
                 stack.postgres.sql("postgres", &format!("CREATE DATABASE {name} TEMPLATE {name}_pristine"))?;
                 Ok(())
@@ -78,7 +78,7 @@ impl Store<'_> {
     }
 
     pub fn verify(&self, anchor: Option<&Path>) -> Result<Verdict> {
-        let mut args = vec!["events", "verify", "-o", "ndjson"];
+        let mut args = vec!["events", "verify", "--context", "legal", "-o", "ndjson"];
         let anchor = anchor.map(|file| file.to_string_lossy().into_owned());
         if let Some(anchor) = &anchor {
             args.extend(["--anchor", anchor]);

@@ -151,8 +151,22 @@ impl Working {
 
 impl Poison {
     fn of(model: &dyn ReadModel, event: &Arc<Recorded>, fault: Fault) -> Self {
+        let fault = match fault {
+            Fault::Fold(reason) => Fault::Fold(without_personal(event, reason)),
+            upgrade @ Fault::Upgrade(_) => upgrade,
+        };
         let (Fault::Upgrade(reason) | Fault::Fold(reason)) = &fault;
         Self { reason: told(model, event, reason), event: event.clone(), fault }
+    }
+}
+
+/// What a decoder says may quote what it read; of an opened event that is not for logs, and not for a table that others read.
+fn without_personal(event: &Recorded, reason: String) -> String {
+    match reason.split_once("cannot be read") {
+        Some((event_told, _)) if event.payload.get().contains("\"personal\"") => {
+            format!("{event_told}cannot be read (what exactly is not said: it may quote personal data)")
+        }
+        _ => reason,
     }
 }
 
@@ -176,4 +190,41 @@ pub(crate) fn caught<T>(run: impl FnOnce() -> Result<T>) -> Result<T, String> {
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string);
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::{AggregateKind, StreamId};
+    use ports::Metadata;
+    use serde_json::value::RawValue;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn event(payload: &str) -> Recorded {
+        Recorded {
+            position: 1,
+            event_id: Uuid::nil(),
+            stream: StreamId::new(AggregateKind::Party, "1"),
+            sequence: 1,
+            event_type: "PartyRegistered".into(),
+            event_version: "1".into(),
+            payload: RawValue::from_string(payload.into()).expect("JSON"),
+            effective_on: jiff::civil::date(2026, 3, 2),
+            recorded_at: Timestamp::UNIX_EPOCH,
+            metadata: Metadata { actor: "cli".into(), correlation_id: Uuid::nil(), causation_id: None, traceparent: None },
+        }
+    }
+
+    #[test]
+    fn the_reason_of_a_poison_never_quotes_personal_data() {
+        let reason = |payload: &str| {
+            let event = event(payload);
+            let error = event.decode::<u8>().expect_err("no number").chain();
+            without_personal(&event, error)
+        };
+        let told = reason(r#"{"PartyRegistered":{"personal":"Ada Lovelace"}}"#);
+        assert!(told.contains("cannot be read") && !told.contains("Ada") && !told.contains("invalid"), "{told}");
+        assert!(reason(r#"{"UnitUnlisted":7}"#).contains("invalid type"));
+    }
 }

@@ -7,6 +7,7 @@
 mod append;
 mod chain;
 mod claims;
+mod diagnosis;
 mod errors;
 mod followers;
 mod generations;
@@ -14,6 +15,7 @@ mod inspect;
 mod loading;
 mod log;
 mod migrate;
+mod parked;
 mod pool;
 mod recorded;
 #[cfg(feature = "seeded-bugs")]
@@ -25,6 +27,7 @@ mod streams;
 mod transfer;
 mod views;
 
+pub use diagnosis::{Blocker, Diagnosis};
 pub use log::PostgresLog;
 pub use migrate::{Databases, RolePasswords, migrate};
 pub use pool::{PostgresServer, VIEWS_DATABASE};

@@ -4,6 +4,7 @@
 //! a consumer rebuilt here, with its prefetch, covers every kind of loss the same way.
 
 mod consumer;
+mod dead;
 mod link;
 mod queue;
 mod settling;

@@ -10,6 +10,7 @@ mod followers;
 mod generations;
 mod inspect;
 mod log;
+mod parked;
 mod snapshot;
 mod streams;
 mod transfer;

@@ -1,6 +1,7 @@
 //! What every adapter of the view store has in common.
 
-use ports::{Checkpoint, Error, FieldKind, FieldValue, Load, ModelSpec, Result, RowChange, Standing, ViewBatch};
+use domain::StreamId;
+use ports::{Checkpoint, Error, FieldKind, FieldValue, Load, ModelSpec, Position, Result, RowChange, Standing, ViewBatch};
 
 /// Change rows kept for each generation; a replica that is further behind starts afresh.
 pub(crate) const CHANGES_KEPT: u64 = 10_000;
@@ -76,6 +77,10 @@ pub(crate) fn moved(batch: &ViewBatch<'_>) -> Error {
     ))
 }
 
+pub(crate) fn not_parked(model: &str, stream: &StreamId, position: Position) -> Error {
+    Error::NotFound(format!("{stream} is not parked at position {position} of {model}"))
+}
+
 /// Refuses a batch that breaks the port's preconditions, before anything is sent.
 pub(crate) fn check_batch(batch: &ViewBatch<'_>) -> Result<()> {
     let refuse = |why: String| Err(Error::rejected(batch.spec.name, why));
@@ -93,6 +98,13 @@ pub(crate) fn check_batch(batch: &ViewBatch<'_>) -> Result<()> {
         };
         if fields.len() != batch.spec.fields.len() || !batch.spec.fields.iter().zip(fields).all(fits) {
             return refuse(format!("the fields of {key:?} are not those of the model"));
+        }
+    }
+    let mut streams = std::collections::HashSet::new();
+    for parking in &batch.parking {
+        let stream = parking.stream();
+        if !streams.insert(stream) {
+            return refuse(format!("{stream} is parked or unparked twice in a batch"));
         }
     }
     if batch.tags.is_empty() && !batch.changes.is_empty() {

@@ -9,7 +9,7 @@ use adapters::rabbitmq::{DEAD_QUEUE, EXCHANGE, RabbitConfig, RabbitQueue};
 use lapin::options::{BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
-use ports::{Delivery, JobConsumer, JobQueue, Priority, conformance};
+use ports::{DeadLetters, Delivery, JobConsumer, JobQueue, Priority, conformance};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
@@ -121,6 +121,42 @@ async fn a_rejected_message_and_one_that_is_no_report_id_become_dead_letters() {
     assert_eq!(lab.dead_letter().await, b"not a report id");
     consumer.reject(delivery).await.expect("rejected");
     assert_eq!(lab.dead_letter().await, id.to_string().as_bytes());
+}
+
+#[tokio::test]
+async fn dead_letters_are_looked_at_where_they_are_and_removed_one_by_one() {
+    let lab = Lab::new().await;
+    let letters: &dyn DeadLetters = &lab.queue;
+    let ids = [Uuid::now_v7(), Uuid::now_v7()];
+    lab.publish_raw(b"not a report id").await;
+    lab.queue.publish(Priority::High, &ids).await.expect("published");
+    let consumer = lab.queue.consumer(10, 1).await.expect("a consumer");
+    for _ in ids {
+        let delivery = receive(&*consumer, Priority::High).await;
+        consumer.reject(delivery).await.expect("rejected");
+    }
+    let expected = [None, Some(ids[0]), Some(ids[1])];
+    let listed = async || letters.list(10).await.expect("listed");
+    until("all of them", async || listed().await.len() == 3).await;
+    for _ in 0..3 {
+        // What is returned to the queue comes back in its place, but not at once.
+        until("all of them again", async || listed().await.len() == 3).await;
+    }
+    let all = listed().await;
+    assert_eq!(all.iter().map(|letter| letter.report_id).collect::<Vec<_>>(), expected);
+    assert_eq!((all[1].priority, all[1].reason.as_str()), (Some(Priority::High), "rejected"));
+    until("one", async || letters.list(1).await.expect("listed").len() == 1).await;
+
+    let mut removed = 0;
+    until("two removed", async || {
+        removed += letters.remove(&[None, Some(ids[1])]).await.expect("removed");
+        removed == 2
+    })
+    .await;
+    until("the other one", async || {
+        listed().await.iter().map(|letter| letter.report_id).collect::<Vec<_>>() == [Some(ids[0])]
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 pub const OK: u8 = 0;
 pub const FAILED: u8 = 1;
+pub const PARTLY: u8 = 3;
 pub const NOT_FOUND: u8 = 4;
 pub const CONFLICT: u8 = 5;
 pub const CHECK_FAILED: u8 = 6;

@@ -54,16 +54,22 @@ struct Cli {
 #[allow(clippy::enum_variant_names, reason = "the names are the subcommands")]
 enum Command {
     /// Everything in one process, on SQLite (what a bare `casitas` does).
+    #[command(after_help = "Example:\n  casitas serve --data-dir ./casitas-data --listen 127.0.0.1:8080")]
     Serve,
     /// Answer command POSTs (distributed).
+    #[command(after_help = "Example:\n  casitas command-api --listen 127.0.0.1:8081")]
     CommandApi,
     /// Answer cached GETs (distributed).
+    #[command(after_help = "Example:\n  casitas query-api --listen 127.0.0.1:8082")]
     QueryApi,
     /// Follow the logs: projections, policies, timers, job dispatch (distributed).
+    #[command(after_help = "Example:\n  casitas projector --ops-listen 127.0.0.1:9090")]
     Projector,
     /// Render reports (distributed).
+    #[command(after_help = "Example:\n  casitas report-worker --worker-slots 32")]
     ReportWorker,
     /// Make or update databases, roles, tables (distributed; logs in as the owner).
+    #[command(after_help = "Example:\n  casitas migrate --postgres db.internal:5432 --secrets-dir ./secrets")]
     Migrate,
     /// The secrets of a distributed system.
     #[command(subcommand)]
@@ -72,9 +78,18 @@ enum Command {
     #[command(subcommand)]
     Seed(SeedVerb),
     /// Print the OpenAPI document.
+    #[command(after_help = "Example:\n  casitas openapi > openapi.json")]
     Openapi,
     /// Make a data folder from a backup (embedded).
     Restore(transfer::RestoreArgs),
+    /// Print what makes a shell complete commands and flags.
+    #[command(
+        after_help = "Examples:\n  casitas completions bash > ~/.local/share/bash-completion/completions/casitas\n  casitas completions zsh > \"${fpath[1]}/_casitas\""
+    )]
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page, or write one for each command into a folder.
+    #[command(after_help = "Examples:\n  casitas man | man -l -\n  casitas man ~/.local/share/man/man1")]
+    Man { folder: Option<PathBuf> },
     #[command(flatten)]
     Operator(Verb),
 }
@@ -82,6 +97,7 @@ enum Command {
 #[derive(Subcommand)]
 enum SecretsVerb {
     /// Make every secret that is not there yet, at random, one file each.
+    #[command(after_help = "Example:\n  casitas secrets init ./secrets")]
     Init {
         folder: PathBuf,
         /// 0640 instead of 0600.
@@ -99,6 +115,7 @@ enum SecretsVerb {
 #[derive(Subcommand)]
 enum SeedVerb {
     /// A believable portfolio and the demo logins, into an empty store.
+    #[command(after_help = "Example:\n  casitas seed demo --units 300 --years 3")]
     Demo {
         #[arg(long, default_value_t = 300)]
         units: u32,
@@ -135,8 +152,17 @@ fn main() -> ExitCode {
     }
 }
 
+/// The command line. What every verb takes is in its long help only, so that the short one fits a screen.
+fn command_line() -> clap::Command {
+    Cli::command().mut_args(|arg| match arg.get_id().as_str() {
+        "output" => arg,
+        _ if arg.is_global_set() => arg.hide_short_help(true).hide_env_values(true),
+        _ => arg,
+    })
+}
+
 fn parse() -> Result<Cli> {
-    let command = config::with_file(Cli::command(), Path::new("casitas.toml"))?;
+    let command = config::with_file(command_line(), Path::new("casitas.toml"))?;
     let matches = command.get_matches();
     Ok(Cli::from_arg_matches(&matches)?)
 }
@@ -178,6 +204,14 @@ async fn run(cli: Cli) -> Result<u8> {
         Some(Command::Seed(SeedVerb::Demo { units, years, seed })) => {
             seed_demo(&settings, demo::Plan { units, years, seed }).await?;
         }
+        Some(Command::Completions { shell }) => {
+            clap_complete::generate(shell, &mut command_line(), "casitas", &mut std::io::stdout());
+        }
+        Some(Command::Man { folder }) => match folder {
+            None => clap_mangen::Man::new(command_line()).render(&mut std::io::stdout())?,
+            Some(folder) => clap_mangen::generate_to(command_line(), &folder)
+                .with_context(|| format!("the pages cannot be written to {}", folder.display()))?,
+        },
         Some(Command::Openapi) => println!("{}", openapi::document().to_pretty_json()?),
         Some(Command::Restore(args)) => {
             let mut printer = Printer::new(cli.output, false);
@@ -328,4 +362,59 @@ fn read_password() -> Result<String> {
     let mut line = String::new();
     stdin.lock().read_line(&mut line).context("the password cannot be read from standard input")?;
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaves(command: &clap::Command, path: &str, found: &mut Vec<(String, String)>) {
+        let path = format!("{path} {}", command.get_name());
+        let verbs: Vec<_> = command.get_subcommands().filter(|verb| verb.get_name() != "help").collect();
+        if verbs.is_empty() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            found.push((path, help));
+            return;
+        }
+        verbs.into_iter().for_each(|verb| leaves(verb, &path, found));
+    }
+
+    #[test]
+    fn the_help_of_every_verb_has_an_example_that_is_a_call_of_it() {
+        let mut found = vec![];
+        leaves(&Cli::command(), "", &mut found);
+        assert!(found.len() > 15, "{} verbs", found.len());
+        // These two are being rewritten.
+        found.retain(|(path, _)| !path.starts_with(" casitas events") && !path.starts_with(" casitas projections"));
+        for (path, help) in found {
+            assert!(help.contains(path.trim()), "{path} --help has no example that calls it: {help:?}");
+            let examples = help.lines().filter_map(|line| line.strip_prefix("  casitas "));
+            for example in examples {
+                let words = shell_words(example);
+                let parsed = Cli::command().try_get_matches_from(std::iter::once("casitas".to_owned()).chain(words));
+                assert!(parsed.is_ok(), "{example}: {}", parsed.err().map(|error| error.to_string()).unwrap_or_default());
+            }
+        }
+    }
+
+    /// The words of a simple call, up to where the shell takes over.
+    fn shell_words(line: &str) -> Vec<String> {
+        let (mut words, mut word, mut quoted) = (vec![], String::new(), false);
+        for letter in line.chars() {
+            match letter {
+                '\'' => quoted = !quoted,
+                ' ' if !quoted => words.push(std::mem::take(&mut word)),
+                '|' | '>' | '&' if !quoted => break,
+                letter => word.push(letter),
+            }
+        }
+        words.push(word);
+        words.retain(|word| !word.is_empty());
+        words
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
 }

@@ -3,6 +3,8 @@
 mod backup;
 mod doctor;
 mod events;
+mod jobs;
+mod parked;
 mod projections;
 mod users;
 mod verify;
@@ -15,7 +17,7 @@ use anyhow::Result;
 use clap::Subcommand;
 use commands::Handler;
 use domain::Context;
-use ports::EventLog;
+use ports::{EventLog, ViewSnapshot};
 use projector::{Board, Rebuilder};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -23,6 +25,8 @@ use tokio::sync::mpsc;
 
 pub use self::backup::Backup;
 pub use self::events::{Events, Export, Format, Replay, ResumeAt, masked_data};
+pub use self::jobs::Jobs;
+pub use self::parked::Parked;
 pub use self::projections::Projections;
 pub use self::users::Users;
 pub use self::who::account;
@@ -30,7 +34,9 @@ use crate::platform::Platform;
 
 #[derive(Clone, Debug, Subcommand, Serialize, Deserialize)]
 pub enum Verb {
-    /// Check every server and follower; exit 7 when a server is down, 6 when a follower stands still.
+    /// Check every server and follower, and what is parked, given up, stuck, overdue or blocked. Each line is fine, wrong with the
+    /// next command, or could not be checked; exit 7 when a server is down, 6 when something else is wrong.
+    #[command(after_help = "Examples:\n  casitas doctor\n  casitas doctor --quick && echo every server answers")]
     Doctor {
         /// Only whether this process's servers answer.
         #[arg(long)]
@@ -44,6 +50,12 @@ pub enum Verb {
     /// Read models and other followers.
     #[command(subcommand)]
     Projections(Projections),
+    /// Streams that a read model does not fold, because one of their events could not be taken.
+    #[command(subcommand)]
+    Parked(Parked),
+    /// Report jobs: what waits, what failed, what was given up.
+    #[command(subcommand)]
+    Jobs(Jobs),
     /// Users.
     #[command(subcommand)]
     Users(Users),
@@ -88,6 +100,7 @@ impl Verb {
         match self {
             Self::Users(_) => true,
             Self::Events(verb) => verb.writes(),
+            Self::Parked(_) | Self::Jobs(_) => true,
             Self::Backup(_) | Self::Doctor { .. } | Self::Projections(_) => false,
         }
     }
@@ -108,8 +121,24 @@ impl Operator {
             Verb::Doctor { quick } => self.doctor(quick, &rows).await,
             Verb::Events(verb) => self.events(verb, &rows).await,
             Verb::Projections(verb) => self.projections(verb, &rows).await,
+            Verb::Parked(verb) => self.parked(verb, &rows).await,
+            Verb::Jobs(verb) => self.jobs(verb, &rows).await,
             Verb::Users(verb) => self.users(verb, &rows).await,
         }
+    }
+
+    /// A moment of the views. A folder that was never served has none yet: they are made, empty.
+    async fn read(&self) -> Result<Box<dyn ViewSnapshot>> {
+        self.prepare().await?;
+        self.platform.views.snapshot().await.map_err(chained)
+    }
+
+    async fn prepare(&self) -> Result<()> {
+        if self.platform.distributed {
+            return Ok(());
+        }
+        let specs: Vec<_> = read_models::all().iter().map(|model| model.spec()).collect();
+        self.platform.views.prepare(&specs).await.map_err(chained)
     }
 
     fn logs(&self, context: Option<&str>) -> Result<Vec<Arc<dyn EventLog>>> {

@@ -126,6 +126,8 @@ fn told(progress: &Value) -> String {
 /// Columns that come first, in this order; the others follow by name.
 const FIRST: &[&str] = &[
     "check",
+    "model",
+    "report_id",
     "name",
     "result",
     "key",

@@ -6,14 +6,16 @@ use std::sync::Arc;
 
 use adapters::files::ArtifactFolder;
 use adapters::inprocess::{InProcessHints, InProcessQueue};
-use adapters::postgres::{PostgresLog, PostgresServer, PostgresViews};
+use adapters::postgres::{Diagnosis, PostgresLog, PostgresServer, PostgresViews};
 use adapters::rabbitmq::{RabbitConfig, RabbitQueue};
 use adapters::redis::{RedisCache, RedisConfig, RedisHints};
 use adapters::sqlite::DataFolder;
 use anyhow::{Context as _, Result};
 use commands::Handler;
 use domain::Context;
-use ports::{Artifacts, Clock, EventLog, Generations, Hints, JobQueue, Logs, Sealer, SharedCache, SystemClock, ViewStore};
+use ports::{
+    Artifacts, Clock, DeadLetters, EventLog, Generations, Hints, JobQueue, Logs, Sealer, SharedCache, SystemClock, ViewStore,
+};
 use query_api::QueryApi;
 use report_worker::WorkerStatus;
 
@@ -66,7 +68,9 @@ impl Role {
         match self {
             Self::Projector => Some((adapters::rabbitmq::PROJECTOR, "rabbitmq_projector")),
             Self::ReportWorker => Some((adapters::rabbitmq::WORKER, "rabbitmq_worker")),
-            Self::CommandApi | Self::QueryApi | Self::Operator => None,
+            // Looks at what was given up; only the projector may do that, and publish.
+            Self::Operator => Some((adapters::rabbitmq::PROJECTOR, "rabbitmq_projector")),
+            Self::CommandApi | Self::QueryApi => None,
         }
     }
 }
@@ -83,12 +87,16 @@ pub struct Platform {
     pub shared: Option<Arc<dyn SharedCache>>,
     /// `None` for roles that have nothing to do with jobs.
     pub queue: Option<Arc<dyn JobQueue>>,
+    /// Of the queue, where there is one.
+    pub dead_letters: Option<Arc<dyn DeadLetters>>,
     pub artifacts: Arc<dyn Artifacts>,
     pub artifacts_dir: PathBuf,
     pub hints: Arc<dyn Hints>,
     pub clock: Arc<dyn Clock>,
     pub secrets: Secrets,
     pub distributed: bool,
+    /// What Postgres knows of its sessions; only for the operator's CLI.
+    pub diagnosis: Option<Arc<Diagnosis>>,
     /// What answers `doctor` and readiness, by name.
     pub checks: Vec<Check>,
 }
@@ -164,18 +172,21 @@ impl Platform {
         let artifacts = settings.artifacts_dir.clone().unwrap_or_else(|| folder.path().join("artifacts"));
         let mut checks: Vec<Check> = logs.iter().cloned().map(Check::Log).collect();
         checks.push(Check::Views(views.clone()));
+        let queue = Arc::new(InProcessQueue::new());
         Ok(Self {
             logs: Logs::new(logs),
             views,
             generations: Some(generations),
             shared: None,
-            queue: Some(Arc::new(InProcessQueue::new())),
+            queue: Some(queue.clone()),
+            dead_letters: Some(queue),
             artifacts: Arc::new(ArtifactFolder::open(&artifacts).map_err(chained)?),
             artifacts_dir: artifacts,
             hints: Arc::new(InProcessHints::new()),
             clock,
             secrets: init_keys(&folder.path().join("keys"))?,
             distributed: false,
+            diagnosis: None,
             checks,
         })
     }
@@ -203,16 +214,18 @@ impl Platform {
                 .collect(),
         };
         let own = Arc::new(PostgresViews::connect(&server));
-        let views: Arc<dyn ViewStore> = own.clone();
-        let generations: Option<Arc<dyn Generations>> = match role {
-            Role::Projector => Some(own),
-            // An operator rebuilds as the projector folds, where its secret is to be had.
+        // An operator rebuilds as the projector folds, and leaves it word of parked streams, where its secret is to be had.
+        let projectors = match role {
             Role::Operator => secrets.read("db_projector").ok().and_then(|password| {
                 let server = PostgresServer::new(address, "casitas_projector", &password).ok()?;
-                Some(Arc::new(PostgresViews::connect(&server)) as Arc<dyn Generations>)
+                Some(Arc::new(PostgresViews::connect(&server)))
             }),
+            Role::Projector => Some(own.clone()),
             Role::CommandApi | Role::QueryApi | Role::ReportWorker => None,
         };
+        let generations = projectors.clone().map(|views| views as Arc<dyn Generations>);
+        let views: Arc<dyn ViewStore> = projectors.unwrap_or(own);
+        let diagnosis = (role == Role::Operator).then(|| Arc::new(Diagnosis::connect(&server)));
         let redis_address = settings.redis.as_deref().context("set CASITAS_REDIS: host:port of Redis")?;
         let (user, secret) = role.redis_user();
         let redis = RedisConfig::new(redis_address, user, secrets.read(secret)?).map_err(chained)?;
@@ -221,12 +234,14 @@ impl Platform {
         checks.extend([Check::Views(views.clone()), Check::Redis(cache.clone())]);
         let queue = match role.broker_user() {
             None => None,
+            // Most of the operator's verbs have nothing to do with jobs.
+            Some(_) if role == Role::Operator && settings.rabbitmq.is_none() => None,
             Some((user, secret)) => {
                 let address = settings.rabbitmq.as_deref().context("set CASITAS_RABBITMQ: host:port of RabbitMQ")?;
                 let config = RabbitConfig::new(address, user, secrets.read(secret)?, role.as_str()).map_err(chained)?;
                 let queue = Arc::new(RabbitQueue::new(config));
                 checks.push(Check::RabbitMq(queue.clone()));
-                Some(queue as Arc<dyn JobQueue>)
+                Some(queue)
             }
         };
         let artifacts =
@@ -236,7 +251,9 @@ impl Platform {
             views,
             generations,
             shared: Some(cache),
-            queue,
+            dead_letters: queue.clone().map(|queue| queue as Arc<dyn DeadLetters>),
+            queue: queue.map(|queue| queue as Arc<dyn JobQueue>),
+            diagnosis,
             artifacts: Arc::new(ArtifactFolder::open(&artifacts).map_err(chained)?),
             artifacts_dir: artifacts,
             hints: Arc::new(RedisHints::start(&redis).map_err(chained)?),

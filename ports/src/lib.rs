@@ -12,6 +12,7 @@ mod generations;
 mod hints;
 mod inspect;
 mod log;
+mod parked;
 mod queue;
 mod sealing;
 mod transfer;
@@ -35,7 +36,8 @@ pub use log::{
     AppendOutcome, AppendRequest, Checkpoint, EventLog, FollowerCheckpoints, Incarnation, Keep, KeyRecord, KeyUse, LogHead,
     Logs, Metadata, NewEvent, Position, Recorded, StreamAppend, StreamEvents, Stretch, SubjectKeys,
 };
-pub use queue::{Delivery, JobConsumer, JobQueue, Priority, QueueDepth};
+pub use parked::{Ask, ParkedStream, ParkedStreams, Parking};
+pub use queue::{DeadLetter, DeadLetters, Delivery, JobConsumer, JobQueue, Priority, QueueDepth};
 pub use sealing::{MasterKey, Sealer};
 pub use transfer::{FollowerAt, Import, KeptKey, Transfer, WrappedKey};
 pub use views::{

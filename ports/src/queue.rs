@@ -62,3 +62,23 @@ pub trait JobConsumer: Send + Sync {
     /// Gives the message up: to the dead letters.
     async fn reject(&self, delivery: Delivery) -> Result<()>;
 }
+
+/// A message that was given up: by a worker (its report failed or is dead), or by the broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// `None` when the message names no report.
+    pub report_id: Option<Uuid>,
+    /// The queue it was given up from, where the adapter knows.
+    pub priority: Option<Priority>,
+    /// Why, in the broker's word: `rejected`, `delivery_limit` …
+    pub reason: String,
+}
+
+/// What was given up, for operators.
+#[async_trait]
+pub trait DeadLetters: Send + Sync + 'static {
+    /// Oldest first, at most `limit`; they stay where they are.
+    async fn list(&self, limit: usize) -> Result<Vec<DeadLetter>>;
+    /// Removes for good those of these reports (`None`: those that name no report); how many there were.
+    async fn remove(&self, report_ids: &[Option<Uuid>]) -> Result<usize>;
+}

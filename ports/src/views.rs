@@ -7,7 +7,7 @@ use domain::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Checkpoint, Position, Result};
+use crate::{Checkpoint, ParkedStreams, Parking, Position, Result};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldKind {
@@ -105,6 +105,8 @@ pub struct ViewBatch<'a> {
     pub changes: Vec<RowChange>,
     /// Tags whose answers changed; empty exactly when nothing changed (then no revision is used up).
     pub tags: BTreeSet<String>,
+    /// Streams that are not folded from this step on, or again; mostly none. At most one entry a stream.
+    pub parking: Vec<Parking>,
 }
 
 /// Leadership of a model's projection.
@@ -186,7 +188,7 @@ pub struct Select {
 }
 
 #[async_trait]
-pub trait ViewStore: Send + Sync + 'static {
+pub trait ViewStore: ParkedStreams + Send + Sync + 'static {
     /// Makes generation 1 of each model that has none. Only the projector and `migrate` call it.
     async fn prepare(&self, specs: &[&'static ModelSpec]) -> Result<()>;
 

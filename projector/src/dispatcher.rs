@@ -62,7 +62,7 @@ struct Lane {
     unpublished: BTreeSet<Position>,
 }
 
-/// The open reports, in the order of their requests.
+/// The open reports, in the order of their requests (or of their last retry).
 #[derive(Default)]
 struct Jobs {
     open: BTreeMap<Position, (Uuid, Job)>,
@@ -97,20 +97,8 @@ impl Jobs {
 
     fn change(&mut self, id: Uuid, fact: &ReportEvent, event: &Recorded, published_to: Position, now: Instant) {
         match fact {
-            ReportEvent::ReportRequested { queue, .. } => {
-                let priority = match queue {
-                    ReportQueue::HighPriority => Priority::High,
-                    ReportQueue::LowPriority => Priority::Low,
-                };
-                let published_at = (event.position <= published_to).then_some(now);
-                let job = Job { priority, before: self.folded, started_at: None, published_at };
-                let lane = self.lanes.entry(priority).or_default();
-                lane.open += 1;
-                if published_at.is_none() {
-                    lane.unpublished.insert(event.position);
-                }
-                self.open.insert(event.position, (id, job));
-                self.places.insert(id, event.position);
+            ReportEvent::ReportRequested { queue, .. } | ReportEvent::ReportRetried { queue, .. } => {
+                self.opened(id, *queue, event.position, published_to, now);
             }
             ReportEvent::ReportAttemptStarted { .. } => {
                 if let Some(job) = self.job(id) {
@@ -136,6 +124,23 @@ impl Jobs {
                 }
             }
         }
+    }
+
+    /// A report that is to be worked on, from this position on.
+    fn opened(&mut self, id: Uuid, queue: ReportQueue, position: Position, published_to: Position, now: Instant) {
+        let priority = match queue {
+            ReportQueue::HighPriority => Priority::High,
+            ReportQueue::LowPriority => Priority::Low,
+        };
+        let published_at = (position <= published_to).then_some(now);
+        let job = Job { priority, before: self.folded, started_at: None, published_at };
+        let lane = self.lanes.entry(priority).or_default();
+        lane.open += 1;
+        if published_at.is_none() {
+            lane.unpublished.insert(position);
+        }
+        self.open.insert(position, (id, job));
+        self.places.insert(id, position);
     }
 
     fn job(&mut self, id: Uuid) -> Option<&mut Job> {

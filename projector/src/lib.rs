@@ -14,6 +14,7 @@ mod hot;
 mod known;
 mod lead;
 mod pace;
+mod parking;
 mod policy;
 mod projection;
 mod rebuild;
@@ -48,6 +49,7 @@ use timers::{Due, Timer};
 use working::panic_text;
 
 pub use hot::HotCollections;
+pub use parking::attend_parked;
 pub use rebuild::{
     Comparison, Difference, DifferenceKind, Done, Outcome, PARTS_MAX, Phase, Progress, RebuildError, Rebuilder, Seen, Wish,
 };
@@ -237,6 +239,7 @@ impl Projector {
                 announcer: announcer.clone(),
                 hot,
                 delay: self.config.delay,
+                clock: self.ports.clock.clone(),
                 reporter: reporter.clone(),
                 shutdown: shutdown.clone(),
             });
@@ -255,6 +258,7 @@ impl Projector {
             models: self.config.models.clone(),
             tailers: self.tailers.clone(),
             views: generations.clone(),
+            clock: self.ports.clock.clone(),
             board: Board::new(self.ports.clock.clone()),
         });
         let token = shutdown.clone();

@@ -2,16 +2,17 @@
 //!
 //! Rows, checkpoint and change feed move in one transaction of the view store, compared with the checkpoint the batch was folded
 //! on: a crash leaves the batch done or not begun. While a batch is written the next events are folded, and go into the batch
-//! after it: however slow the store is, what is waiting is one batch. What a fold cannot take stops the model there, named on
-//! the board, and is tried again; the events before it are committed first, so that the checkpoint stands right before the
-//! culprit.
+//! after it: however slow the store is, what is waiting is one batch. Of what a fold cannot take the stream alone is parked
+//! (`parking`), after the events before it were committed; only an event of a newer build stops the model, named on the board,
+//! and is tried again.
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use domain::Timestamp;
-use ports::{Checkpoint, Error, Generations, Position, Result, ViewBatch, ViewStore};
+use ports::{Checkpoint, Clock, Error, Generations, Position, Result, ViewBatch, ViewStore};
 use read_models::{ReadModel, Rows};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -21,9 +22,10 @@ use crate::announce::Announcer;
 use crate::checkpoints;
 use crate::hot::HotFeed;
 use crate::pace::{Backoff, pause};
+use crate::parking::Parked;
 use crate::status::Reporter;
 use crate::tailer::{Tail, Tailer};
-use crate::working::{Poison, Taken, Working};
+use crate::working::{Fault, Poison, Taken, Working};
 
 /// Events that a follower takes from the tailer at once.
 pub(crate) const BATCH_EVENTS_MAX: usize = 2_000;
@@ -44,6 +46,7 @@ pub(crate) struct Projection {
     pub hot: Option<HotFeed>,
     /// Test aid: waits so long before each commit.
     pub delay: Duration,
+    pub clock: Arc<dyn Clock>,
     pub reporter: Reporter,
     pub shutdown: CancellationToken,
 }
@@ -55,12 +58,13 @@ pub(crate) struct Side {
 }
 
 /// Leadership of the model, for one term.
-struct Lead {
-    generation: u64,
-    term: u64,
+pub(crate) struct Lead {
+    pub(crate) generation: u64,
+    pub(crate) term: u64,
     /// What the view store has.
-    checkpoint: Checkpoint,
-    working: Working,
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) working: Working,
+    pub(crate) parked: Parked,
     /// The batch under way: at most one.
     writing: Option<Writing>,
     /// When the last batch began.
@@ -145,7 +149,7 @@ impl Projection {
     }
 
     /// `None` while another process leads, or while the checkpoint does not belong to the log (shown as stalled).
-    async fn lead(&self) -> Result<Option<Lead>> {
+    pub(crate) async fn lead(&self) -> Result<Option<Lead>> {
         let spec = self.model.spec();
         let claim = match &self.side {
             None => self.views.claim(spec).await?,
@@ -165,7 +169,10 @@ impl Projection {
                 return Ok(None);
             }
         };
+        let (generation, term) = (claim.generation, claim.term);
+        let parked = Parked::of(spec, self.views.parked(spec.name, generation).await?);
         self.reporter.at(checkpoint.position);
+        self.reporter.parked(parked.count());
         self.reporter.running();
         if let Some(hot) = &self.hot {
             hot.changed(BTreeSet::from([Rows::COLLECTION.to_owned()]));
@@ -177,8 +184,7 @@ impl Projection {
             "projecting"
         );
         let working = Working::at(checkpoint.clone());
-        let (generation, term) = (claim.generation, claim.term);
-        Ok(Some(Lead { generation, term, checkpoint, working, writing: None, began: None, culprit: None }))
+        Ok(Some(Lead { generation, term, checkpoint, working, parked, writing: None, began: None, culprit: None }))
     }
 
     /// Batch after batch, until shutdown (`Ok`), or until the view store refuses or fails.
@@ -188,6 +194,9 @@ impl Projection {
             let seen = tail.borrow_and_update().clone();
             if another_life(&seen, &lead.checkpoint) {
                 return Err(Error::Conflict("the log is another one, or it went back".into()));
+            }
+            if lead.parked.is_due() {
+                self.attend(lead).await?;
             }
             let look = self.look(lead).await?;
             self.reporter.pending_since(lead.pending_since());
@@ -220,11 +229,7 @@ impl Projection {
                 () = sleep(ROUND_PERIOD) => {}
             }
         }
-        if lead.writing.is_some() {
-            let done = written(&mut lead.writing).await?;
-            self.written(lead, done);
-        }
-        Ok(())
+        self.settle(lead).await
     }
 
     /// Folds the next events there are.
@@ -248,26 +253,54 @@ impl Projection {
                 return Ok(Look::Failed);
             }
         };
-        match lead.working.fold(self.model, &*self.views, lead.generation, &events).await? {
+        match lead.working.fold(self.model, &*self.views, lead.generation, &events, &lead.parked).await? {
             Ok(()) => Ok(Look::More),
             Err(poison) => self.poisoned(lead, poison).await,
         }
     }
 
     /// Throws away what is not committed, half of the culprit's own work with it. What came before the culprit is folded again
-    /// by itself; when it is committed, the culprit is what stops the model.
+    /// by itself; when it is committed, the culprit's stream is parked.
     async fn poisoned(&self, lead: &mut Lead, poison: Poison) -> Result<Look> {
+        self.settle(lead).await?;
+        lead.working = Working::at(lead.checkpoint.clone());
+        if lead.checkpoint.position + 1 != poison.event.position {
+            lead.culprit = Some(poison.event.position);
+            return Ok(Look::More);
+        }
+        let stalled = match &poison.fault {
+            Fault::Upgrade(_) => Some(poison.reason.clone()),
+            Fault::Fold(_) => lead.parked.park(&poison, self.clock.now()).err(),
+        };
+        match stalled {
+            None => {
+                self.reporter.parked(lead.parked.count());
+                Ok(Look::More)
+            }
+            Some(reason) => {
+                self.reporter.stalled(reason);
+                Ok(Look::Failed)
+            }
+        }
+    }
+
+    /// Waits for the batch under way.
+    pub(crate) async fn settle(&self, lead: &mut Lead) -> Result<()> {
         if lead.writing.is_some() {
             let done = written(&mut lead.writing).await?;
             self.written(lead, done);
         }
-        lead.working = Working::at(lead.checkpoint.clone());
-        if lead.checkpoint.position + 1 == poison.position {
-            self.reporter.stalled(poison.reason);
-            return Ok(Look::Failed);
+        Ok(())
+    }
+
+    /// Writes everything that is folded, and waits for it.
+    pub(crate) async fn flush(&self, lead: &mut Lead) -> Result<()> {
+        self.settle(lead).await?;
+        if !lead.working.is_empty() {
+            lead.writing = Some(self.write(lead)?);
+            self.settle(lead).await?;
         }
-        lead.culprit = Some(poison.position);
-        Ok(Look::More)
+        Ok(())
     }
 
     async fn at_the_head(&self, lead: &Lead, seen: &Tail) -> Result<()> {
@@ -280,7 +313,7 @@ impl Projection {
         Ok(())
     }
 
-    /// Begins to write what is folded. The task tells of the batch itself: nobody waits until this follower looks.
+    /// Begins to write what is folded.
     fn write(&self, lead: &mut Lead) -> Result<Writing> {
         let Taken { changes, tags, to, events, since } = lead.working.take()?;
         let batch = ViewBatch {
@@ -291,12 +324,23 @@ impl Projection {
             to: to.clone(),
             changes,
             tags,
+            parking: lead.parked.take_changes(),
         };
         lead.began = Some(Instant::now());
+        let mut task = JoinSet::new();
+        task.spawn(self.commit(batch, events));
+        Ok(Writing { task, to, since })
+    }
+
+    /// Commits a batch and tells of it itself: nobody waits until this follower looks.
+    pub(crate) fn commit(
+        &self,
+        batch: ViewBatch<'static>,
+        events: usize,
+    ) -> impl Future<Output = Result<()>> + Send + use<> {
         let (views, hot, delay) = (self.views.clone(), self.hot.clone(), self.delay);
         let under_way = self.announcer.begin();
-        let mut task = JoinSet::new();
-        task.spawn(async move {
+        async move {
             if !delay.is_zero() {
                 sleep(delay).await;
             }
@@ -311,8 +355,7 @@ impl Projection {
                 _ => {}
             }
             Ok(())
-        });
-        Ok(Writing { task, to, since })
+        }
     }
 
     fn written(&self, lead: &mut Lead, to: Checkpoint) {

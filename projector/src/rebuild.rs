@@ -182,7 +182,7 @@ impl Rebuilder {
         }
         let built = self.begin(model, wish).await?;
         let events = self.fill(model, &built, progress, stop).await?;
-        let mut chase = Chase::of(self, model, built.head.clone())?;
+        let mut chase = Chase::of(self, model, built.head.clone()).await?;
         progress.phase(Phase::CatchUp);
         chase.catch_up(progress, stop).await?;
         progress.phase(Phase::Verify);
@@ -384,7 +384,7 @@ impl Rebuilder {
     /// The fold of a generation that no other process folds.
     async fn chase_free(&self, model: &'static dyn ReadModel, generation: u64) -> Result<Option<Chase>> {
         match self.views.claim_generation(model.spec(), generation).await? {
-            Some(claim) => Ok(Some(Chase::claimed(self, model, claim)?)),
+            Some(claim) => Ok(Some(Chase::claimed(self, model, claim).await?)),
             None => Ok(None),
         }
     }

@@ -53,6 +53,8 @@ pub struct FollowerStatus {
     /// Age of the oldest event that is not done; 0 when there is none.
     pub lag_seconds: f64,
     pub heartbeat_age_seconds: f64,
+    /// Streams that it does not fold until an operator says so.
+    pub parked_streams: usize,
     #[serde(flatten)]
     pub state: State,
 }
@@ -71,6 +73,7 @@ struct Entry {
     /// When the oldest event that is not done was recorded.
     pending_since: Option<Timestamp>,
     heartbeat: Instant,
+    parked_streams: usize,
     state: State,
 }
 
@@ -92,8 +95,15 @@ impl Board {
     /// Puts a follower on the board, waiting.
     pub fn follower(&self, name: impl Into<String>, kind: Kind, context: Context) -> Reporter {
         let name = name.into();
-        let entry =
-            Entry { kind, context, position: 0, pending_since: None, heartbeat: Instant::now(), state: State::Waiting };
+        let entry = Entry {
+            kind,
+            context,
+            position: 0,
+            pending_since: None,
+            heartbeat: Instant::now(),
+            parked_streams: 0,
+            state: State::Waiting,
+        };
         self.entries().entry(name.clone()).or_insert(entry);
         Reporter { board: self.clone(), name }
     }
@@ -152,6 +162,7 @@ fn status(name: &str, entry: &Entry, heads: &HashMap<Context, Position>, now: Ti
         lag_events,
         lag_seconds,
         heartbeat_age_seconds: entry.heartbeat.elapsed().as_secs_f64(),
+        parked_streams: entry.parked_streams,
         state,
     }
 }
@@ -191,6 +202,10 @@ impl Reporter {
 
     pub fn at(&self, position: Position) {
         self.update(|entry| entry.position = position);
+    }
+
+    pub fn parked(&self, streams: usize) {
+        self.update(|entry| entry.parked_streams = streams);
     }
 
     /// When the oldest event that is not done was recorded.

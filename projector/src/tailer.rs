@@ -7,9 +7,9 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use domain::Context;
+use domain::{Context, StreamId};
 use futures::FutureExt;
-use ports::{Error, EventLog, HintStream, Hints, Incarnation, Position, Recorded, Result, Sealer, Topic};
+use ports::{Error, EventLog, EventQuery, HintStream, Hints, Incarnation, Position, Recorded, Result, Sealer, Topic};
 use tokio::sync::{OnceCell, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -297,6 +297,20 @@ impl Tailer {
         }
         self.sealer.open_recorded(&*self.log, &mut events).await?;
         Ok(events)
+    }
+
+    /// A stream's opened events in `(after, upto]`, in order, at most `limit`.
+    pub(crate) async fn stream(
+        &self,
+        stream: &StreamId,
+        after: Position,
+        upto: Position,
+        limit: usize,
+    ) -> Result<Vec<Arc<Recorded>>> {
+        let query = EventQuery { stream: Some(stream.clone()), ..EventQuery::default() };
+        let mut events = self.log.search(&query, after, upto, limit).await?;
+        self.sealer.open_recorded(&*self.log, &mut events).await?;
+        Ok(events.into_iter().map(Arc::new).collect())
     }
 
     fn stretches(&self) -> MutexGuard<'_, VecDeque<Arc<Stretch>>> {

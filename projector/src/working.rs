@@ -9,6 +9,7 @@ use ports::{Checkpoint, Position, Recorded, Result, RowChange, ViewStore};
 use read_models::{ReadModel, Rows};
 
 use crate::known;
+use crate::parking::Parked;
 
 /// Events folded into one batch at most. Of an event only its rows are kept, so this bounds how long a batch may grow while the
 /// one before it is written, not the memory.
@@ -39,8 +40,18 @@ pub(crate) struct Taken {
 
 /// Why folding cannot go on, and where.
 pub(crate) struct Poison {
-    pub position: Position,
+    pub event: Arc<Recorded>,
+    pub fault: Fault,
+    /// The fault, with everything that names the event.
     pub reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// A newer build knows the event: this one waits for the upgrade.
+    Upgrade(String),
+    /// No later time will be better: the stream can only be parked.
+    Fold(String),
 }
 
 impl Working {
@@ -84,8 +95,9 @@ impl Working {
         views: &dyn ViewStore,
         generation: u64,
         events: &[Arc<Recorded>],
+        parked: &Parked,
     ) -> Result<Result<(), Poison>> {
-        let (keys, found) = self.unknown(model, events);
+        let (keys, found) = self.unknown(model, events, parked);
         if let Err(poison) = found {
             return Ok(Err(poison));
         }
@@ -94,8 +106,10 @@ impl Working {
             self.rows.load(&keys, stored);
         }
         for event in events {
-            if let Err(reason) = caught(|| model.fold(event, &mut self.rows)) {
-                return Ok(Err(poison(model, event, &reason)));
+            if !parked.holds(&event.stream)
+                && let Err(reason) = caught(|| model.fold(event, &mut self.rows))
+            {
+                return Ok(Err(Poison::of(model, event, Fault::Fold(reason))));
             }
             self.since.get_or_insert(event.recorded_at);
             self.events += 1;
@@ -106,16 +120,22 @@ impl Working {
     }
 
     /// The rows that the events need and that are not known, unless there is an event that cannot be read.
-    fn unknown(&self, model: &dyn ReadModel, events: &[Arc<Recorded>]) -> (Vec<String>, Result<(), Poison>) {
+    fn unknown(
+        &self,
+        model: &dyn ReadModel,
+        events: &[Arc<Recorded>],
+        parked: &Parked,
+    ) -> (Vec<String>, Result<(), Poison>) {
         let mut keys = BTreeSet::new();
         for event in events {
             let found = match known::check(event) {
-                Ok(()) => caught(|| model.keys(event)),
-                Err(unknown) => Err(unknown),
+                Ok(()) if parked.holds(&event.stream) => continue,
+                Ok(()) => caught(|| model.keys(event)).map_err(Fault::Fold),
+                Err(unknown) => Err(Fault::Upgrade(unknown)),
             };
             match found {
                 Ok(found) => keys.extend(found.into_iter().filter(|key| !self.rows.knows(key))),
-                Err(reason) => return (Vec::new(), Err(poison(model, event, &reason))),
+                Err(fault) => return (Vec::new(), Err(Poison::of(model, event, fault))),
             }
         }
         (keys.into_iter().collect(), Ok(()))
@@ -129,14 +149,34 @@ impl Working {
     }
 }
 
-pub(crate) fn poison(model: &dyn ReadModel, event: &Recorded, reason: &str) -> Poison {
-    let Recorded { event_id, event_type, event_version, position, .. } = event;
-    let (model, context) = (model.spec().name, event.stream.context());
-    let reason = format!(
-        "{model} cannot take event {event_id} ({event_type} v{event_version} of {}, {context}:{position}): {reason}",
-        event.stream
-    );
-    Poison { position: *position, reason }
+impl Poison {
+    fn of(model: &dyn ReadModel, event: &Arc<Recorded>, fault: Fault) -> Self {
+        let fault = match fault {
+            Fault::Fold(reason) => Fault::Fold(without_personal(event, reason)),
+            upgrade @ Fault::Upgrade(_) => upgrade,
+        };
+        let (Fault::Upgrade(reason) | Fault::Fold(reason)) = &fault;
+        Self { reason: told(model, event, reason), event: event.clone(), fault }
+    }
+}
+
+/// What a decoder says may quote what it read; of an opened event that is not for logs, and not for a table that others read.
+fn without_personal(event: &Recorded, reason: String) -> String {
+    match reason.split_once("cannot be read") {
+        Some((event_told, _)) if event.payload.get().contains("\"personal\"") => {
+            format!("{event_told}cannot be read (what exactly is not said: it may quote personal data)")
+        }
+        _ => reason,
+    }
+}
+
+/// Why a model cannot take an event, with everything that names it.
+pub(crate) fn told(model: &dyn ReadModel, event: &Recorded, reason: &str) -> String {
+    let Recorded { event_id, event_type, event_version, position, stream, .. } = event;
+    let (model, context) = (model.spec().name, stream.context());
+    format!(
+        "{model} cannot take event {event_id} ({event_type} v{event_version} of {stream}, {context}:{position}): {reason}"
+    )
 }
 
 /// Runs a pure function; an error or a panic as text.
@@ -150,4 +190,41 @@ pub(crate) fn caught<T>(run: impl FnOnce() -> Result<T>) -> Result<T, String> {
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string);
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use domain::{AggregateKind, StreamId};
+    use ports::Metadata;
+    use serde_json::value::RawValue;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn event(payload: &str) -> Recorded {
+        Recorded {
+            position: 1,
+            event_id: Uuid::nil(),
+            stream: StreamId::new(AggregateKind::Party, "1"),
+            sequence: 1,
+            event_type: "PartyRegistered".into(),
+            event_version: "1".into(),
+            payload: RawValue::from_string(payload.into()).expect("JSON"),
+            effective_on: jiff::civil::date(2026, 3, 2),
+            recorded_at: Timestamp::UNIX_EPOCH,
+            metadata: Metadata { actor: "cli".into(), correlation_id: Uuid::nil(), causation_id: None, traceparent: None },
+        }
+    }
+
+    #[test]
+    fn the_reason_of_a_poison_never_quotes_personal_data() {
+        let reason = |payload: &str| {
+            let event = event(payload);
+            let error = event.decode::<u8>().expect_err("no number").chain();
+            without_personal(&event, error)
+        };
+        let told = reason(r#"{"PartyRegistered":{"personal":"Ada Lovelace"}}"#);
+        assert!(told.contains("cannot be read") && !told.contains("Ada") && !told.contains("invalid"), "{told}");
+        assert!(reason(r#"{"UnitUnlisted":7}"#).contains("invalid type"));
+    }
 }

@@ -183,6 +183,7 @@ impl Stage {
         let (changes, tags) = rows.take_changes().expect("changes");
         let to = Checkpoint { incarnation: Uuid::from_u128(1), position: event.position, event_id: Some(event.event_id) };
         let batch = ViewBatch {
+            parking: vec![],
             spec,
             generation: claim.generation,
             term: claim.term,

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use domain::{Context, Timestamp};
+use domain::{Context, StreamId, Timestamp};
 use ports::{
-    CacheVersion, Checkpoint, Claim, Error, ManualClock, ModelHead, ModelSpec, Result, Row, Select, SharedCache, ViewBatch,
-    ViewChange, ViewSnapshot, ViewStore,
+    Ask, CacheVersion, Checkpoint, Claim, Error, ManualClock, ModelHead, ModelSpec, ParkedStream, ParkedStreams, Result,
+    Row, Select, SharedCache, ViewBatch, ViewChange, ViewSnapshot, ViewStore,
 };
 use read_models::{Answer, Tag};
 use serde_json::{Value, json};
@@ -104,6 +104,16 @@ impl TestViews {
 
     pub fn rows_now(&self, spec: &ModelSpec) -> BTreeMap<String, Value> {
         self.models()[spec.name].rows.clone()
+    }
+}
+
+#[async_trait]
+impl ParkedStreams for TestViews {
+    async fn parked(&self, _: &str, _: u64) -> Result<Vec<ParkedStream>> {
+        Ok(vec![])
+    }
+    async fn ask(&self, _: &str, _: u64, stream: &StreamId, _: u64, _: Ask) -> Result<()> {
+        Err(Error::NotFound(stream.to_string()))
     }
 }
 

@@ -122,6 +122,7 @@ impl Row {
                 self.state = ReportState::Dead;
             }
             ReportEvent::ReportCancelled { .. } => self.state = ReportState::Cancelled,
+            ReportEvent::ReportRetried { .. } => self.state = ReportState::Queued,
         }
         self.finished_at = (!self.state.is_open()).then_some(recorded_at);
     }

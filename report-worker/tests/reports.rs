@@ -107,7 +107,16 @@ impl Books {
                 let (changes, tags) = rows.take_changes().expect("changes");
                 let incarnation = log.head().await.expect("a head").incarnation;
                 let to = Checkpoint { incarnation, position: event.position, event_id: Some(event.event_id) };
-                let batch = ViewBatch { spec, generation: claim.generation, term: claim.term, from, to, changes, tags };
+                let batch = ViewBatch {
+                    spec,
+                    generation: claim.generation,
+                    term: claim.term,
+                    from,
+                    to,
+                    changes,
+                    tags,
+                    parking: vec![],
+                };
                 self.views.apply(&batch).await.expect("applied");
                 from = event.position;
             }

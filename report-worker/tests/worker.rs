@@ -542,6 +542,7 @@ async fn nothing_is_rendered_before_the_views_reach_the_pinned_positions() {
         assert!(lab.started().is_empty());
         let to = Checkpoint { incarnation: claim.checkpoint.incarnation, position, event_id: Some(Uuid::now_v7()) };
         let batch = ViewBatch {
+            parking: vec![],
             spec: &MODEL,
             generation: claim.generation,
             term: claim.term,

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
-use ports::{Delivery, Error, JobConsumer, JobQueue, Priority, QueueDepth, Result};
+use ports::{DeadLetter, DeadLetters, Delivery, Error, JobConsumer, JobQueue, Priority, QueueDepth, Result};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -135,6 +135,25 @@ impl JobQueue for InProcessQueue {
         let mut state = self.0.state();
         let ready = state.waiting(priority).len() as u64;
         Ok(QueueDepth { ready, consumers: state.consumers.len() as u64 })
+    }
+}
+
+#[async_trait]
+impl DeadLetters for InProcessQueue {
+    async fn list(&self, limit: usize) -> Result<Vec<DeadLetter>> {
+        let letter = |&(priority, report_id): &(Priority, Uuid)| DeadLetter {
+            report_id: Some(report_id),
+            priority: Some(priority),
+            reason: "rejected".to_owned(),
+        };
+        Ok(self.0.state().dead.iter().take(limit).map(letter).collect())
+    }
+
+    async fn remove(&self, report_ids: &[Option<Uuid>]) -> Result<usize> {
+        let mut state = self.0.state();
+        let before = state.dead.len();
+        state.dead.retain(|(_, report_id)| !report_ids.contains(&Some(*report_id)));
+        Ok(before - state.dead.len())
     }
 }
 

@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
+use domain::StreamId;
 use ports::{
-    Checkpoint, Claim, ModelHead, ModelSpec, Part, Result, Row, RowChange, Select, Standing, ViewBatch, ViewChange,
-    ViewSnapshot, ViewStore,
+    Ask, Checkpoint, Claim, ModelHead, ModelSpec, ParkedStream, ParkedStreams, Parking, Part, Position, Result, Row,
+    RowChange, Select, Standing, ViewBatch, ViewChange, ViewSnapshot, ViewStore,
 };
 use serde_json::Value;
 use uuid::Uuid;
 
 use super::select::{Rows, StoredRow, select};
-use crate::views::{CHANGES_KEPT, absent_live as absent, another_fold, check_batch, moved, paused};
+use crate::views::{CHANGES_KEPT, absent_live as absent, another_fold, check_batch, moved, not_parked, paused};
 
 #[derive(Default)]
 pub struct MemoryViews(Mutex<State>);
@@ -34,6 +35,7 @@ pub(super) struct Model {
     pub fields: Vec<&'static str>,
     pub rows: Rows,
     changes: VecDeque<ViewChange>,
+    parked: Vec<ParkedStream>,
 }
 
 impl MemoryViews {
@@ -101,7 +103,7 @@ impl Model {
             checkpoint: Checkpoint { incarnation: Uuid::nil(), position: 0, event_id: None },
         };
         let fields = spec.fields.iter().map(|field| field.name).collect();
-        Self { head, standing, parts: Vec::new(), fields, rows: Rows::new(), changes: VecDeque::new() }
+        Self { head, standing, parts: Vec::new(), fields, rows: Rows::new(), changes: VecDeque::new(), parked: Vec::new() }
     }
 
     fn put(&mut self, change: &RowChange) {
@@ -115,6 +117,15 @@ impl Model {
         }
     }
 
+    fn park(&mut self, parking: &Parking) {
+        let stream = parking.stream();
+        self.parked.retain(|parked| parked.stream != *stream);
+        if let Parking::Park(parked) = parking {
+            self.parked.push(parked.clone());
+            self.parked.sort_by_key(|parked| parked.position);
+        }
+    }
+
     fn record(&mut self, tags: Vec<String>) {
         self.head.revision += 1;
         self.changes.push_back(ViewChange { revision: self.head.revision, tags });
@@ -122,6 +133,23 @@ impl Model {
             self.changes.pop_front();
             self.head.oldest_change += 1;
         }
+    }
+}
+
+#[async_trait]
+impl ParkedStreams for MemoryViews {
+    async fn parked(&self, model: &str, generation: u64) -> Result<Vec<ParkedStream>> {
+        let mut state = self.state();
+        Ok(state.generation(model, generation).map(|model| model.parked.clone()).unwrap_or_default())
+    }
+
+    async fn ask(&self, model: &str, generation: u64, stream: &StreamId, position: Position, ask: Ask) -> Result<()> {
+        let mut state = self.state();
+        let parked = state.generation(model, generation).and_then(|model| {
+            model.parked.iter_mut().find(|parked| parked.stream == *stream && parked.position == position)
+        });
+        parked.ok_or_else(|| not_parked(model, stream, position))?.asked = Some(ask);
+        Ok(())
     }
 }
 
@@ -157,6 +185,7 @@ impl ViewStore for MemoryViews {
             return Err(moved(batch));
         }
         batch.changes.iter().for_each(|change| model.put(change));
+        batch.parking.iter().for_each(|parking| model.park(parking));
         model.head.checkpoint = batch.to.clone();
         if !batch.tags.is_empty() {
             model.record(batch.tags.iter().cloned().collect());

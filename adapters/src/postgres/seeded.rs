@@ -28,7 +28,7 @@ pub(super) fn append_without_lock(server: &PostgresServer) -> Option<String> {
 
 /// The two steps of a batch that should be one: first its checkpoint alone, then its rows where that checkpoint stands.
 pub(super) fn checkpoint_then_rows<'a>(batch: &ViewBatch<'a>) -> [ViewBatch<'a>; 2] {
-    let checkpoint = ViewBatch { changes: Vec::new(), tags: BTreeSet::new(), ..batch.clone() };
+    let checkpoint = ViewBatch { changes: Vec::new(), tags: BTreeSet::new(), parking: Vec::new(), ..batch.clone() };
     let rows = ViewBatch { from: batch.to.position, ..batch.clone() };
     [checkpoint, rows]
 }

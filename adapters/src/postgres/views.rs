@@ -8,12 +8,13 @@ use ports::{
     ViewSnapshot, ViewStore,
 };
 use serde_json::Value;
-use sqlx::Executor;
 use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::{Connection, Executor};
 use uuid::Uuid;
 
 use super::claims::Claims;
 use super::errors::Call;
+use super::parked::park;
 use super::pool::PostgresServer;
 use super::shelf::Shelf;
 pub(super) use super::snapshot::column;
@@ -46,7 +47,7 @@ const CHANGES_MAX: usize = 10_000;
 
 pub struct PostgresViews {
     /// For the steps of projections and the change feed.
-    kept: Shelf,
+    pub(super) kept: Shelf,
     /// For whatever is planned by its values, and what is rare.
     pub(super) queries: Shelf,
     /// For rebuilds, whose statements take as long as there are rows.
@@ -104,7 +105,23 @@ impl PostgresViews {
             .bind(batch.to.incarnation)
             .bind(signed(batch.to.position)?)
             .bind(batch.to.event_id);
-        let revision = self.kept.run(Call::Write, async |connection| query.fetch_optional(connection).await).await?;
+        self.step(batch, query).await
+    }
+
+    /// Streams that are parked or unparked are rare: only they need a transaction around the one statement.
+    async fn step(&self, batch: &ViewBatch<'_>, query: Statement<'_>) -> Result<u64> {
+        let step = async |connection: &mut PgConnection| {
+            if batch.parking.is_empty() {
+                return query.fetch_optional(connection).await;
+            }
+            let mut transaction = connection.begin().await?;
+            let revision = query.fetch_optional(&mut *transaction).await?;
+            if revision.is_some() {
+                park(&mut transaction, batch).await?;
+            }
+            transaction.commit().await.map(|()| revision)
+        };
+        let revision = self.kept.run(Call::Write, step).await?;
         unsigned(revision.ok_or_else(|| moved(batch))?)
     }
 
@@ -130,10 +147,11 @@ impl PostgresViews {
                 FieldColumn::Int(values) => query.bind(values),
             };
         }
-        let revision = self.kept.run(Call::Write, async |connection| query.fetch_optional(connection).await).await?;
-        unsigned(revision.ok_or_else(|| moved(batch))?)
+        self.step(batch, query).await
     }
 }
+
+type Statement<'q> = sqlx::query::QueryScalar<'q, sqlx::Postgres, i64, sqlx::postgres::PgArguments>;
 
 /// Everything a model's first generation needs, as one script that the server runs in one transaction.
 fn creation(spec: &ModelSpec, generation: u64) -> Result<String> {

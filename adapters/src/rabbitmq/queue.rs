@@ -23,7 +23,7 @@ const PERSISTENT: u8 = 2;
 
 /// The job queue in RabbitMQ. Connects at first use and again after each loss.
 pub struct RabbitQueue {
-    config: RabbitConfig,
+    pub(super) config: RabbitConfig,
     /// One a queue, in the order of [`Priority::ALL`], so that neither waits for the other's confirms. Alarms of the broker
     /// block connections that publish, so nothing else uses these. Locked for a whole publish: a returned message is told
     /// apart only by what is in flight.

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::DataFolder;
 use super::file::{DatabaseFile, ROWS_MAX, Step, rows_for};
+use super::parked::park;
 use super::snapshot::{HEADS, SqliteSnapshot, head_of};
 use crate::keyset::{column, index_columns, shape, table};
 use crate::stored::{signed, unsigned};
@@ -22,6 +23,7 @@ use crate::views::{CHANGES_KEPT, TRIM_EVERY, absent_live, another_fold, another_
 const STEPS: &[Step] = &[
     (1, "views", include_str!("../../migrations/sqlite/views/0001_views.sql")),
     (2, "generations", include_str!("../../migrations/sqlite/views/0002_generations.sql")),
+    (3, "parked", include_str!("../../migrations/sqlite/views/0003_parked.sql")),
 ];
 
 /// `?1` is a JSON list of what was seen, each as [model, generation, revision]; one row a live model.
@@ -247,6 +249,7 @@ impl ViewStore for SqliteViews {
         if !batch.tags.is_empty() {
             self.record_change(&mut transaction, batch, head).await?;
         }
+        park(&self.file, &mut transaction, batch).await?;
         self.file.commit(transaction).await?;
         unsigned(head.0)
     }

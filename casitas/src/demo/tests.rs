@@ -42,12 +42,14 @@ impl Stage {
             generations: None,
             shared: None,
             queue: Some(Arc::new(InProcessQueue::new())),
+            dead_letters: None,
             artifacts: Arc::new(ArtifactFolder::open(folder.path().join("artifacts")).expect("artifacts")),
             artifacts_dir: folder.path().join("artifacts"),
             hints: Arc::new(InProcessHints::new()),
             clock,
             secrets: init_keys(&folder.path().join("keys")).expect("keys"),
             distributed: false,
+            diagnosis: None,
             checks: vec![],
         };
         let handler = platform.handler().expect("a handler");

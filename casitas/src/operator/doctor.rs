@@ -1,48 +1,139 @@
-//! `casitas doctor`.
+//! `casitas doctor`: is every part well, what is not, and what to do about it. Each line is fine, wrong, or could not be checked;
+//! what is wrong names the next command.
 
+mod followers;
+mod work;
+mod writers;
+
+use std::fmt;
+use std::future::Future;
 use std::time::Duration;
 
 use anyhow::Result;
+use domain::Timestamp;
 use serde_json::json;
 
 use super::{Operator, Rows};
 use crate::exit;
 
-const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Any one check; the writers are looked at twice.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(4);
+const SERVER_TIMEOUT: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Fine,
+    Wrong,
+    /// Neither: what it would be read from does not answer.
+    Unknown,
+}
+
+impl State {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Fine => "fine",
+            Self::Wrong => "wrong",
+            Self::Unknown => "could not check",
+        }
+    }
+}
+
+/// One line of the doctor's.
+struct Line {
+    check: String,
+    state: State,
+    detail: String,
+    /// The next command, for what is not fine.
+    next: Option<String>,
+}
+
+impl Line {
+    fn fine(check: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { check: check.into(), state: State::Fine, detail: detail.into(), next: None }
+    }
+
+    fn wrong(check: impl Into<String>, detail: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { check: check.into(), state: State::Wrong, detail: detail.into(), next: Some(next.into()) }
+    }
+
+    fn unknown(check: impl Into<String>, detail: impl fmt::Display) -> Self {
+        let next = Some("casitas doctor --quick".to_owned());
+        Self { check: check.into(), state: State::Unknown, detail: format!("could not check: {detail}"), next }
+    }
+}
 
 impl Operator {
     pub(super) async fn doctor(&self, quick: bool, rows: &Rows) -> Result<u8> {
-        let mut exit = exit::OK;
-        for check in &self.platform.checks {
-            let outcome = tokio::time::timeout(CHECK_TIMEOUT, check.run()).await;
-            let (state, detail) = match outcome {
-                Ok(Ok(())) => ("ok", String::new()),
-                Ok(Err(error)) => ("failed", error.chain()),
-                Err(_) => ("unknown", "could not check (timeout 2s)".to_owned()),
-            };
-            if state != "ok" {
-                exit = exit::DEPENDENCY_DOWN;
-            }
-            rows.send(json!({"check": check.name(), "state": state, "detail": detail})).await?;
-        }
-        if quick || exit != exit::OK {
+        let mut exit = self.servers(rows).await?;
+        if quick {
             return Ok(exit);
         }
-        for row in self.projection_rows().await? {
-            let lag = row["lag_events"].as_u64().unwrap_or_default();
-            let stalled = row["state"] == "stalled";
-            let (state, detail) = match (stalled, lag) {
-                (true, _) => {
-                    ("failed", format!("stands still: {}", row["reason"].as_str().unwrap_or("see the projector's log")))
-                }
-                (false, 0) => ("ok", String::new()),
-                (false, lag) => ("ok", format!("{lag} events behind")),
+        let mut lines = self.bounded("followers", self.followers()).await;
+        lines.extend(self.bounded("chains", self.chains()).await);
+        lines.extend(self.bounded("parked streams", self.parked_streams()).await);
+        lines.extend(self.bounded("dead letters", self.dead_letters()).await);
+        lines.extend(self.bounded("move-in processes", self.processes()).await);
+        lines.extend(self.bounded("timers", self.overdue()).await);
+        lines.extend(self.bounded("writers", self.blocked_writers()).await);
+        for Line { check, state, detail, next } in lines {
+            exit = match (exit, state) {
+                (exit::DEPENDENCY_DOWN, _) | (_, State::Unknown) => exit::DEPENDENCY_DOWN,
+                (_, State::Wrong) => exit::CHECK_FAILED,
+                (exit, State::Fine) => exit,
             };
-            if stalled {
-                exit = exit::CHECK_FAILED;
-            }
-            rows.send(json!({"check": row["name"], "state": state, "detail": detail})).await?;
+            rows.send(json!({"check": check, "state": state.as_str(), "detail": detail, "next": next})).await?;
         }
         Ok(exit)
+    }
+
+    async fn servers(&self, rows: &Rows) -> Result<u8> {
+        let mut exit = exit::OK;
+        for check in &self.platform.checks {
+            let line = match tokio::time::timeout(SERVER_TIMEOUT, check.run()).await {
+                Ok(Ok(())) => Line::fine(check.name(), ""),
+                Ok(Err(error)) => {
+                    Line::wrong(check.name(), error.chain(), "start the server, or put its address or password right")
+                }
+                Err(_) => Line::unknown(check.name(), "no answer in 2 s"),
+            };
+            if line.state != State::Fine {
+                exit = exit::DEPENDENCY_DOWN;
+            }
+            let Line { check, state, detail, next } = line;
+            rows.send(json!({"check": check, "state": state.as_str(), "detail": detail, "next": next})).await?;
+        }
+        Ok(exit)
+    }
+
+    /// A check's lines, or that it could not be made.
+    async fn bounded(&self, check: &str, lines: impl Future<Output = Result<Vec<Line>>>) -> Vec<Line> {
+        match tokio::time::timeout(CHECK_TIMEOUT, lines).await {
+            Ok(Ok(lines)) => lines,
+            Ok(Err(error)) => vec![Line::unknown(check, format!("{error:#}"))],
+            Err(_) => vec![Line::unknown(check, format!("not done within {} s", CHECK_TIMEOUT.as_secs()))],
+        }
+    }
+}
+
+/// For people: 12 s, 3 min, 5 h, 2 d.
+fn age(since: Timestamp, now: Timestamp) -> String {
+    let seconds = now.duration_since(since).as_secs().max(0);
+    match seconds {
+        0..=119 => format!("{seconds} s"),
+        120..=7_199 => format!("{} min", seconds / 60),
+        7_200..=172_799 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_is_told_in_the_unit_that_people_would_use() {
+        let now: Timestamp = "2026-03-02T12:00:00Z".parse().expect("an instant");
+        let ago = |seconds| age(now - jiff::SignedDuration::from_secs(seconds), now);
+        assert_eq!([ago(-5), ago(119), ago(120), ago(7_200), ago(200_000)], ["0 s", "119 s", "2 min", "2 h", "2 d"]);
     }
 }

@@ -21,6 +21,7 @@ pub use self::export::{Export, Format, ResumeAt};
 pub use self::filter::EventFilter;
 use self::masked::Reveal;
 pub use self::masked::data as masked_data;
+pub(super) use self::masked::whole;
 pub use self::replay::Replay;
 use super::{Operator, Rows};
 use crate::transfer::ImportArgs;

@@ -20,6 +20,7 @@ use crate::exit;
 #[derive(Clone, Debug, Subcommand, Serialize, Deserialize)]
 pub enum Users {
     /// Add a user; the password is asked for on a terminal or read from standard input.
+    #[command(after_help = "Example:\n  casitas users add ana --role admin --name 'Ana Ruiz'")]
     Add {
         username: String,
         /// May be repeated.

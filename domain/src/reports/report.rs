@@ -1,4 +1,5 @@
-//! One report: `queued -> running -> succeeded | failed | cancelled | dead`.
+//! One report: `queued -> running -> succeeded | failed | cancelled | dead`; an operator may send what failed or died to the queue
+//! again.
 
 use std::collections::BTreeMap;
 
@@ -87,6 +88,8 @@ pub enum ReportCommand {
         retryable: bool,
     },
     CancelReport,
+    /// An operator's: what failed or is dead waits for a worker again, with all its tries.
+    RetryReport,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -123,6 +126,11 @@ pub enum ReportEvent {
     ReportCancelled {
         attempts: u32,
     },
+    ReportRetried {
+        queue: ReportQueue,
+        /// Started so far; counted on from here.
+        attempts: u32,
+    },
 }
 
 event_names!(ReportEvent:
@@ -132,6 +140,7 @@ event_names!(ReportEvent:
     ReportAttemptFailed,
     ReportDead,
     ReportCancelled,
+    ReportRetried,
 );
 
 impl Fact for ReportEvent {}
@@ -209,6 +218,7 @@ pub struct Report {
 }
 
 const OPEN: &[ReportState] = &[ReportState::Queued, ReportState::Running];
+const GIVEN_UP: &[ReportState] = &[ReportState::Failed, ReportState::Dead];
 
 impl Requested {
     fn require_open(&self) -> Result<(), ReportError> {
@@ -306,6 +316,14 @@ impl Decide for Report {
                 report.require_open()?;
                 Ok(vec![ReportEvent::ReportCancelled { attempts: report.attempt }])
             }
+            ReportCommand::RetryReport => match report.state {
+                ReportState::Failed | ReportState::Dead => {
+                    Ok(vec![ReportEvent::ReportRetried { queue: report.request.kind.queue(), attempts: report.attempt }])
+                }
+                ReportState::Queued | ReportState::Running | ReportState::Succeeded | ReportState::Cancelled => {
+                    Err(ReportError::InvalidState { current: report.state, allowed: GIVEN_UP })
+                }
+            },
         }
     }
 
@@ -316,7 +334,8 @@ impl Decide for Report {
             | ReportEvent::ReportCompleted { .. }
             | ReportEvent::ReportAttemptFailed { .. }
             | ReportEvent::ReportDead { .. }
-            | ReportEvent::ReportCancelled { .. } => today_in("UTC", at.now),
+            | ReportEvent::ReportCancelled { .. }
+            | ReportEvent::ReportRetried { .. } => today_in("UTC", at.now),
         }
     }
 }
@@ -351,6 +370,10 @@ impl Aggregate for Report {
             }
             ReportEvent::ReportDead { .. } => report.state = ReportState::Dead,
             ReportEvent::ReportCancelled { .. } => report.state = ReportState::Cancelled,
+            ReportEvent::ReportRetried { .. } => {
+                report.state = ReportState::Queued;
+                (report.failures, report.crashes) = (0, 0);
+            }
         }
     }
 }

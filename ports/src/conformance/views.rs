@@ -1,6 +1,7 @@
 //! The contract of [`ViewStore`]. Each check has models of its own, so that they can share one fresh store.
 
 mod feed;
+mod parked;
 mod select;
 mod snapshot;
 mod step;
@@ -15,6 +16,7 @@ use uuid::Uuid;
 use crate::{Checkpoint, Claim, Field, FieldKind, FieldValue, ModelSpec, Position, RowChange, ViewBatch, ViewStore};
 
 pub use feed::*;
+pub use parked::*;
 pub use select::*;
 pub use snapshot::*;
 pub use step::*;
@@ -30,6 +32,9 @@ pub async fn all(views: Arc<dyn ViewStore>) {
     a_malformed_step_is_rejected(shared).await;
     racing_steps_from_one_checkpoint_have_one_winner(views.clone()).await;
     a_large_step_arrives_whole(shared).await;
+
+    a_parked_stream_moves_with_its_step_and_only_with_it(shared).await;
+    what_is_asked_for_a_parked_stream_waits_for_the_leader(shared).await;
 
     the_feed_is_dense_and_read_in_chunks(shared).await;
     the_news_are_the_heads_with_the_changes_that_were_not_seen(shared).await;
@@ -80,7 +85,16 @@ pub fn put(key: &str, number: i64, city: Option<&str>, rent: Option<i64>) -> Row
 /// A step of a claimed projection by one position.
 pub fn step<'a>(spec: &'a ModelSpec, claim: &Claim, from: Position, changes: Vec<RowChange>) -> ViewBatch<'a> {
     let tags: BTreeSet<String> = changes.iter().map(|change| format!("{}:{}", spec.name, change.key())).collect();
-    ViewBatch { spec, generation: claim.generation, term: claim.term, from, to: at(from + 1), changes, tags }
+    ViewBatch {
+        spec,
+        generation: claim.generation,
+        term: claim.term,
+        from,
+        to: at(from + 1),
+        changes,
+        tags,
+        parking: vec![],
+    }
 }
 
 /// The key, and a field of the document, of rows.

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Progress, RebuildError, Rebuilder, Result};
 use crate::checkpoints;
+use crate::parking::Parked;
 use crate::working::{Taken, Working};
 
 const READ: usize = 2_000;
@@ -22,16 +23,20 @@ pub(super) struct Chase {
     /// What the view store has.
     checkpoint: Checkpoint,
     working: Working,
+    /// Of this generation, when it was folded on for a while.
+    parked: Parked,
 }
 
 impl Chase {
-    pub(super) fn of(rebuilder: &Rebuilder, model: &'static dyn ReadModel, head: ModelHead) -> Result<Self> {
+    pub(super) async fn of(rebuilder: &Rebuilder, model: &'static dyn ReadModel, head: ModelHead) -> Result<Self> {
         let ModelHead { generation, term, revision, checkpoint, .. } = head;
-        Self::claimed(rebuilder, model, Claim { generation, term, revision, checkpoint })
+        Self::claimed(rebuilder, model, Claim { generation, term, revision, checkpoint }).await
     }
 
-    pub(super) fn claimed(rebuilder: &Rebuilder, model: &'static dyn ReadModel, claim: Claim) -> Result<Self> {
+    pub(super) async fn claimed(rebuilder: &Rebuilder, model: &'static dyn ReadModel, claim: Claim) -> Result<Self> {
+        let spec = model.spec();
         Ok(Self {
+            parked: Parked::of(spec, rebuilder.views.parked(spec.name, claim.generation).await?),
             model,
             log: rebuilder.logs.get(model.spec().context)?.clone(),
             sealer: rebuilder.sealer.clone(),
@@ -75,7 +80,7 @@ impl Chase {
             if events.is_empty() {
                 break;
             }
-            let folded = self.working.fold(self.model, &*self.views, self.generation, &events).await?;
+            let folded = self.working.fold(self.model, &*self.views, self.generation, &events, &self.parked).await?;
             folded.map_err(|poison| RebuildError::Poison(poison.reason))?;
             progress.caught_up(self.working.position(), head, events.len());
         }
@@ -89,6 +94,7 @@ impl Chase {
             to: to.clone(),
             changes,
             tags,
+            parking: Vec::new(),
         };
         self.views.apply(&batch).await?;
         self.checkpoint = to;

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Progress, RebuildError, Result};
 use crate::known;
-use crate::working::{caught, poison};
+use crate::working::{caught, told};
 
 /// Positions read at once; the next ones are read while these are folded.
 const WINDOW: u64 = 10_000;
@@ -201,7 +201,7 @@ impl Replay {
 
     fn fold(&self, event: &Recorded, rows: &mut Rows) -> Result<()> {
         let folded = known::check(event).and_then(|()| caught(|| self.model.fold(event, rows)));
-        folded.map_err(|reason| RebuildError::Poison(poison(self.model, event, &reason).reason))
+        folded.map_err(|reason| RebuildError::Poison(told(self.model, event, &reason)))
     }
 
     fn go_on(&self) -> Result<()> {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ports::{Generation, Generations, ModelSpec, Standing};
+use ports::{Clock, Generation, Generations, ModelSpec, Standing};
 use read_models::ReadModel;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +22,7 @@ pub(crate) struct Standbys {
     pub models: Vec<&'static dyn ReadModel>,
     pub tailers: HashMap<domain::Context, Arc<Tailer>>,
     pub views: Arc<dyn Generations>,
+    pub clock: Arc<dyn Clock>,
     /// Of its own: whether readers are served does not depend on these.
     pub board: Board,
 }
@@ -81,6 +82,7 @@ impl Standbys {
                     announcer: Announcer::default(),
                     hot: None,
                     delay: Duration::ZERO,
+                    clock: self.clock.clone(),
                     reporter: self.board.follower(format!("{name}:{generation}"), Kind::Projection, context),
                     shutdown: token.clone(),
                 };

@@ -207,6 +207,7 @@ async fn rows_that_a_leader_knows_do_not_outlive_its_term() {
     let claim = world.views.inner.claim(model.spec()).await.expect("answered").expect("free");
     let change = RowChange::Put { key: "all".into(), doc: json!({"positions": [100]}), fields: vec![] };
     let batch = ViewBatch {
+        parking: vec![],
         spec: model.spec(),
         generation: claim.generation,
         term: claim.term,
@@ -248,30 +249,6 @@ async fn the_test_delay_holds_back_each_batch() {
     reports(&world, 1).await;
     until("folded", || async { process.follower("trace").position == 1 }).await;
     assert!(appended.elapsed() >= Duration::from_millis(200), "{:?}", appended.elapsed());
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_event_that_cannot_be_folded_stalls_its_model_there_and_names_it() {
-    for panics in [false, true] {
-        let world = World::new();
-        let (sick, sound) = (Trace::over(Context::Reports, "sick"), Trace::over(Context::Reports, "sound"));
-        *sick.poison.lock().expect("unpoisoned") = Some((4, panics));
-        reports(&world, 8).await;
-        let process = world.start(vec![sick, sound]);
-        until("stalled", || async { process.stalled("sick").is_some() && process.follower("sick").position == 3 }).await;
-        until("the other goes on", || async { process.follower("sound").position == 8 }).await;
-        let reason = process.stalled("sick").expect("stalled");
-        let culprit = world.events(Context::Reports).await[3].event_id.to_string();
-        assert!(reason.contains("sick") && reason.contains(&culprit) && reason.contains("reports:4"), "{reason}");
-        assert_eq!(folded(&world, "sick").await, vec![1, 2, 3]);
-        assert!(!process.board.is_healthy());
-        assert_eq!(process.follower("sick").lag_events, 5);
-
-        *sick.poison.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = None;
-        until("healed", || async { process.follower("sick").position == 8 }).await;
-        assert_eq!(folded(&world, "sick").await, (1..=8).collect::<Vec<u64>>());
-        until("healthy", || async { process.board.is_healthy() }).await;
-    }
 }
 
 #[tokio::test(start_paused = true)]

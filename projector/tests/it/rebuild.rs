@@ -63,6 +63,7 @@ async fn corrupt(world: &World) -> String {
         to: claim.checkpoint,
         changes: vec![RowChange::Put { key: key.clone(), doc: json!({"by": "hand"}), fields }],
         tags: ["reports".to_owned()].into(),
+        parking: vec![],
     };
     world.generations.apply(&batch).await.expect("applied");
     key

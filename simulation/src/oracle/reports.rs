@@ -27,6 +27,7 @@ fn ends(fact: &ReportEvent) -> bool {
         | ReportEvent::ReportAttemptFailed { retryable: false, .. } => true,
         ReportEvent::ReportRequested { .. }
         | ReportEvent::ReportAttemptStarted { .. }
+        | ReportEvent::ReportRetried { .. }
         | ReportEvent::ReportAttemptFailed { retryable: true, .. } => false,
     }
 }

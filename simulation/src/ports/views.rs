@@ -5,7 +5,11 @@ use std::sync::{Arc, Mutex};
 
 use adapters::memory::MemoryViews;
 use async_trait::async_trait;
-use ports::{Claim, ModelHead, ModelSpec, Position, Result, Row, Select, ViewBatch, ViewChange, ViewSnapshot, ViewStore};
+use domain::StreamId;
+use ports::{
+    Ask, Claim, ModelHead, ModelSpec, ParkedStream, ParkedStreams, Position, Result, Row, Select, ViewBatch, ViewChange,
+    ViewSnapshot, ViewStore,
+};
 use serde_json::Value;
 
 use super::{Claims, Sabotage};
@@ -86,6 +90,7 @@ impl Batch {
             to: batch.to.clone(),
             changes: batch.changes.clone(),
             tags: batch.tags.clone(),
+            parking: batch.parking.clone(),
         }))
     }
 }
@@ -93,6 +98,21 @@ impl Batch {
 pub struct SimViews {
     pub gate: Gate,
     pub store: Arc<ViewsStore>,
+}
+
+#[async_trait]
+impl ParkedStreams for SimViews {
+    async fn parked(&self, model: &str, generation: u64) -> Result<Vec<ParkedStream>> {
+        let (store, name) = (self.store.clone(), model.to_owned());
+        let work = async move { store.inner.parked(&name, generation).await };
+        self.gate.call(Kind::Read, format!("parked of {model}"), |parked| format!("{} streams", parked.len()), work).await
+    }
+
+    async fn ask(&self, model: &str, generation: u64, stream: &StreamId, position: Position, ask: Ask) -> Result<()> {
+        let (store, name, wanted) = (self.store.clone(), model.to_owned(), stream.clone());
+        let work = async move { store.inner.ask(&name, generation, &wanted, position, ask).await };
+        self.gate.call(Kind::Write, format!("{ask} {stream} of {model}"), |()| "ok".into(), work).await
+    }
 }
 
 #[async_trait]

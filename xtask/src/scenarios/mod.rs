@@ -11,6 +11,7 @@ mod fuzz;
 mod history;
 mod input;
 mod jobs;
+mod operations;
 mod privacy;
 mod races;
 mod reads;

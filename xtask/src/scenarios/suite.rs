@@ -7,7 +7,8 @@ use anyhow::{Result, bail};
 
 use super::system::{Embedded, System};
 use super::{
-    access, caching, crashes, edge, fuzz, history, input, jobs, privacy, races, reads, rebuilds, tampering, walkthrough,
+    access, caching, crashes, edge, fuzz, history, input, jobs, operations, privacy, races, reads, rebuilds, tampering,
+    walkthrough,
 };
 use crate::stack::Options;
 use crate::test::BINARY_VARIABLE;
@@ -192,6 +193,9 @@ fn embedded(suite: &mut Suite) -> Result<()> {
     }
     suite.check("crashes", "kill -9 of the process under load", |size| crashes::embedded(&mut system, size));
     suite.check("privacy", "no plaintext of a party in any file but party_card", |_| privacy::embedded(&mut system));
+    suite.check("operations.poison", "a poison event parks its stream alone; a retry heals it", |_| {
+        operations::poison(&mut system)
+    });
     suite.check("tampering", "what was done to history is found by name", |_| tampering::embedded(&mut system));
     suite.check("schemathesis", "property-based requests from /openapi.json", |size| fuzz::schemathesis(&system, size));
     system.stop()
@@ -239,6 +243,12 @@ fn faults(suite: &mut Suite) -> Result<()> {
     suite.check("reports.priority", "high before low on one slot", |size| jobs::priority(&mut system, size));
     suite.check("reports.kills", "the worker killed between the steps of a report", |size| jobs::kills(&mut system, size));
     suite.check("reports.wiped", "RabbitMQ wiped with jobs open", |size| jobs::wiped(&mut system, size));
+    suite.check("operations.poison", "a poison event parks its stream alone; a retry heals it", |_| {
+        operations::poison(&mut system)
+    });
+    suite.check("operations.faults", "faults put in by force are found with doctor and healed", |size| {
+        operations::faults(&mut system, size)
+    });
     suite.check("redis", "Redis flushed, stopped, started under GETs", |size| caching::redis_away(&mut system, size));
     suite.check("crashes", "kill -9 of everything in turn under load", |size| crashes::distributed(&mut system, size));
     // The last: it leaves the roles stopped.

@@ -78,6 +78,25 @@ fn the_third_failure_is_death() {
 }
 
 #[test]
+fn what_was_given_up_may_be_tried_again_with_all_its_tries_and_nothing_else_may() {
+    for report in [queued(), running(), running().when(complete()).accepted()] {
+        report.when(ReportCommand::RetryReport).then_refused("INVALID_STATE");
+    }
+    running().when(ReportCommand::CancelReport).accepted().when(ReportCommand::RetryReport).then_refused("INVALID_STATE");
+    let retried = running().when(fail(1, false)).accepted().when(ReportCommand::RetryReport);
+    let expected = ReportEvent::ReportRetried { queue: ReportQueue::HighPriority, attempts: 1 };
+    assert_eq!(retried.outcome.as_deref(), Ok(&[expected][..]));
+    let mut report = retried.accepted();
+    for attempt in 2..FAILURES_MAX + 2 {
+        let failed = report.when(start()).accepted().when(fail(attempt, true));
+        let events = failed.outcome.clone().expect("accepted");
+        assert_eq!(events.len() == 2, attempt == FAILURES_MAX + 1, "attempt {attempt}: {events:?}");
+        report = failed.accepted();
+    }
+    report.when(ReportCommand::RetryReport).accepted().when(start()).accepted().when(complete()).accepted();
+}
+
+#[test]
 fn killed_workers_are_no_failures_but_not_for_ever() {
     let mut report = running();
     for _ in 0..CRASHES_MAX {
@@ -114,6 +133,7 @@ fn stored_events_keep_their_shape() {
             r#"{"ReportAttemptFailed":{"attempt":1,"reason":"views are behind","retryable":true}}"#,
             r#"{"ReportDead":{"attempts":3,"reason":"views are behind"}}"#,
             r#"{"ReportCancelled":{"attempts":0}}"#,
+            r#"{"ReportRetried":{"queue":"high_priority","attempts":3}}"#,
         ],
     );
 }

@@ -8,9 +8,9 @@ use async_trait::async_trait;
 use cqrs_es::persist::SerializedEvent;
 use domain::{Context, StreamId};
 use ports::{
-    AppendOutcome, AppendRequest, ChainHead, Checkpoint, Claim, Error, EventLog, FollowerCheckpoints, HashChain,
-    JobConsumer, JobQueue, KeyRecord, Link, LogHead, ModelHead, ModelSpec, Position, Priority, QueueDepth, Recorded, Result,
-    StoredEvent, SubjectKeys, Transfer, ViewBatch, ViewChange, ViewSnapshot, ViewStore,
+    AppendOutcome, AppendRequest, Ask, ChainHead, Checkpoint, Claim, Error, EventLog, FollowerCheckpoints, HashChain,
+    JobConsumer, JobQueue, KeyRecord, Link, LogHead, ModelHead, ModelSpec, ParkedStream, ParkedStreams, Position, Priority,
+    QueueDepth, Recorded, Result, StoredEvent, SubjectKeys, Transfer, ViewBatch, ViewChange, ViewSnapshot, ViewStore,
 };
 use serde_json::Value;
 use uuid::Uuid;
@@ -167,6 +167,16 @@ pub struct FaultyViews {
 impl FaultyViews {
     pub fn new(inner: Arc<dyn ViewStore>) -> Self {
         Self { inner, fail_every: AtomicU64::new(0), commits: AtomicU64::new(0) }
+    }
+}
+
+#[async_trait]
+impl ParkedStreams for FaultyViews {
+    async fn parked(&self, model: &str, generation: u64) -> Result<Vec<ParkedStream>> {
+        self.inner.parked(model, generation).await
+    }
+    async fn ask(&self, model: &str, generation: u64, stream: &StreamId, position: Position, ask: Ask) -> Result<()> {
+        self.inner.ask(model, generation, stream, position, ask).await
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 /// Writes down every position it folds: one folded twice, skipped or out of order is seen. Row `all`, and one row a stream.
 pub struct Trace {
     spec: &'static ModelSpec,
-    /// The event that it cannot take, and whether it panics on it.
+    /// The event that it cannot take (0: every one), and whether it panics on it.
     pub poison: Mutex<Option<(Position, bool)>>,
 }
 
@@ -29,6 +29,12 @@ impl Trace {
     }
 }
 
+impl Trace {
+    pub fn is_poisoned_by(&self, poison: Option<(Position, bool)>) {
+        *self.poison.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = poison;
+    }
+}
+
 impl ReadModel for Trace {
     fn spec(&self) -> &'static ModelSpec {
         self.spec
@@ -42,12 +48,13 @@ impl ReadModel for Trace {
             positions.push(event.position);
             rows.put(key, json!({ "positions": positions }), vec![])?;
             // Between the rows, so that half of the event's work is done when it fails.
-            match *self.poison.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) {
-                Some((position, false)) if position == event.position => return Err(Error::corrupt("the test says so")),
-                _ => {}
-            }
             let poison = *self.poison.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-            assert!(poison != Some((event.position, true)), "the test panics");
+            if let Some((position, panics)) = poison
+                && [event.position, 0].contains(&position)
+            {
+                assert!(!panics, "the test panics");
+                return Err(Error::corrupt("the test says so"));
+            }
         }
         Ok(())
     }

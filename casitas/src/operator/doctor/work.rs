@@ -1,0 +1,128 @@
+//! Work that is not getting done: reports that were given up, processes that are stuck, timers that are late.
+
+use anyhow::Result;
+use domain::Timestamp;
+use ports::{FieldValue, Filter, OrderBy, Select};
+use read_models::hold_expiries::HoldExpiry;
+use read_models::lease_starts::LeaseStart;
+use read_models::{PageRequest, hold_expiries, lease_starts, leases, processes};
+use serde::de::DeserializeOwned;
+
+use super::super::{Operator, chained};
+use super::{Line, age};
+
+/// Findings of one kind that are named one by one.
+const NAMED_MAX: usize = 20;
+/// What is due for longer is overdue: a timer looks each second.
+const OVERDUE_MS: i64 = 60_000;
+
+impl Operator {
+    pub(super) async fn dead_letters(&self) -> Result<Vec<Line>> {
+        let check = "dead letters";
+        let Some(letters) = &self.platform.dead_letters else {
+            return Ok(vec![Line::unknown(check, "set CASITAS_RABBITMQ to the broker's host:port")]);
+        };
+        let letters = letters.list(NAMED_MAX).await.map_err(chained)?;
+        Ok(match letters.len() {
+            0 => vec![Line::fine(check, "none")],
+            count => {
+                let more = if count == NAMED_MAX { " at least" } else { "" };
+                let detail = format!("{count} messages{more} were given up");
+                vec![Line::wrong(check, detail, "casitas jobs dead-letters")]
+            }
+        })
+    }
+
+    pub(super) async fn processes(&self) -> Result<Vec<Line>> {
+        let mut snapshot = self.read().await?;
+        let page = PageRequest { limit: NAMED_MAX, after: None };
+        let stuck = processes::processes(&mut *snapshot, Some(true), &page).await.map_err(chained)?.value.data;
+        let now = self.platform.clock.now();
+        if stuck.is_empty() {
+            return Ok(vec![Line::fine("move-in processes", "none is stuck")]);
+        }
+        let line = |process: processes::ProcessOut| {
+            let stuck = process.stuck.as_ref();
+            let detail = stuck.map(|stuck| {
+                let (step, attempts) = (stuck.at.step.as_str(), stuck.at.attempts);
+                format!(
+                    "is stuck at {step} for {} ({attempts} attempts and more since): {}",
+                    age(stuck.since, now),
+                    stuck.at.reason
+                )
+            });
+            let lease = process.lease_id;
+            let detail = format!("that of lease {lease} {}", detail.unwrap_or_default());
+            // The step is tried again by itself, once a second.
+            let next = format!(
+                "put right what the reason names; then casitas events list --context legal --stream lease_process:{lease}"
+            );
+            Line::wrong("move-in processes", detail, next)
+        };
+        Ok(stuck.into_iter().map(line).collect())
+    }
+
+    /// Holds that ran out and leases that began, and nobody has recorded it.
+    pub(super) async fn overdue(&self) -> Result<Vec<Line>> {
+        let holds: Vec<HoldExpiry> = self.due(hold_expiries::SPEC.name).await?;
+        let starts: Vec<LeaseStart> = self.due(lease_starts::SPEC.name).await?;
+        let at_rest = !self.platform.distributed && self.board.is_none();
+        let next = if at_rest {
+            "casitas serve"
+        } else {
+            "casitas projections list: hold_expiries and lease_starts must be at the head; restart the projector"
+        };
+        let mut lines = vec![];
+        if let Some(hold) = holds.first() {
+            let detail = format!(
+                "{} holds ran out and did not expire, the oldest is {} for {}",
+                many(&holds),
+                hold.hold_id,
+                self.late(hold.due_at)
+            );
+            lines.push(Line::wrong("timers", detail, next));
+        }
+        let mut snapshot = self.read().await?;
+        let mut late = vec![];
+        for start in starts {
+            // One that failed for a reason of business (an unpaid deposit) waits for that, not for the timer.
+            let lease = leases::lease(&mut *snapshot, start.lease_id).await.map_err(chained)?.value;
+            if lease.is_none_or(|lease| lease.activation_failure.is_none()) {
+                late.push(start);
+            }
+        }
+        if let Some(start) = late.first() {
+            let (lease, since) = (start.lease_id, self.late(start.due_at));
+            let detail = format!("{} leases began and were not activated, the oldest is {lease} for {since}", many(&late));
+            lines.push(Line::wrong("timers", detail, next));
+        }
+        if lines.is_empty() {
+            lines.push(Line::fine("timers", "nothing is overdue"));
+        }
+        Ok(lines)
+    }
+
+    /// What has been due for too long, the oldest first.
+    async fn due<D: DeserializeOwned>(&self, model: &'static str) -> Result<Vec<D>> {
+        let until = self.platform.clock.now().as_millisecond() - OVERDUE_MS;
+        let select = Select {
+            model,
+            filters: vec![Filter::AtMost("due_at", FieldValue::Int(until))],
+            order: OrderBy { field: Some("due_at"), ..OrderBy::KEY },
+            after: None,
+            limit: NAMED_MAX,
+        };
+        let mut snapshot = self.read().await?;
+        let rows = snapshot.select(&select).await.map_err(chained)?;
+        rows.into_iter().map(|row| Ok(serde_json::from_value(row.doc)?)).collect()
+    }
+
+    fn late(&self, due_at: i64) -> String {
+        Timestamp::from_millisecond(due_at).map_or_else(|_| "ever".to_owned(), |due| age(due, self.platform.clock.now()))
+    }
+}
+
+fn many<T>(found: &[T]) -> String {
+    let count = found.len();
+    if count == NAMED_MAX { format!("at least {count}") } else { count.to_string() }
+}

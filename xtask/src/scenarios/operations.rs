@@ -1,0 +1,325 @@
+//! The operator's page (docs/operations.md), acted out: each fault is put in by force, found with `casitas doctor`, and healed with
+//! the command that it names.
+
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use super::client::{Http, block};
+use super::dates::day;
+use super::suite::Size;
+use super::system::System;
+use super::world::{self, SETTLES_WITHIN, fresh};
+use crate::net::wait_until;
+use crate::process::find_program;
+
+const FINE: i32 = 0;
+const WRONG: i32 = 6;
+
+/// SQL against a context's log past all its guards, as only a superuser or the owner of the files can run it.
+fn force(system: &mut System, context: &str, sql: &str) -> Result<String> {
+    match system {
+        System::Distributed(stack) => {
+            let unguarded = format!(
+                "ALTER TABLE events DISABLE TRIGGER events_are_never_changed; {sql};
+                ALTER TABLE events ENABLE ALWAYS TRIGGER events_are_never_changed"
+            );
+            stack.postgres.sql(&format!("{context}_db"), &unguarded)
+        }
+        System::Embedded(embedded) => {
+            let file = embedded.data_dir().join(format!("{context}_db.sqlite"));
+            let trigger = "CREATE TRIGGER events_are_never_changed BEFORE UPDATE ON events
+                BEGIN SELECT RAISE(ABORT, 'the event log is append-only: UPDATE is refused'); END";
+            let unguarded =
+                format!(".timeout 5000\nBEGIN IMMEDIATE; DROP TRIGGER events_are_never_changed; {sql}; {trigger}; COMMIT;");
+            let sqlite = find_program(&["sqlite3"]).context("sqlite3 is not installed")?;
+            let mut child = Command::new(sqlite)
+                .args(["-batch", "-bail"])
+                .arg(file)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()?;
+            std::io::Write::write_all(&mut child.stdin.take().context("no standard input")?, unguarded.as_bytes())?;
+            let output = child.wait_with_output()?;
+            ensure!(output.status.success(), "sqlite3: {}", String::from_utf8_lossy(&output.stderr));
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        }
+    }
+}
+
+/// Appends an event to a stream by hand, past the append function.
+fn inject(system: &mut System, context: &str, kind: &str, id: &str, event_type: &str, payload: &Value) -> Result<()> {
+    let event_id = uuid();
+    let (correlation, now, today) = match system {
+        System::Distributed(_) => ("gen_random_uuid()".to_owned(), "now()", "current_date"),
+        System::Embedded(_) => (format!("'{}'", uuid()), "(SELECT max(recorded_at) FROM events)", "date()"),
+    };
+    force(
+        system,
+        context,
+        &format!(
+            "INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, metadata, position,
+                event_id, effective_on, recorded_at, actor, correlation_id)
+             SELECT '{kind}', '{id}', 1 + (SELECT coalesce(max(sequence), 0) FROM events WHERE aggregate_type = '{kind}'
+                AND aggregate_id = '{id}'), '{event_type}', '1', '{payload}', '{{}}', 1 + (SELECT max(position) FROM events),
+                '{event_id}', {today}, {now}, 'cli', {correlation}"
+        ),
+    )
+    .map(drop)
+}
+
+/// A version 4 UUID.
+fn uuid() -> String {
+    let (high, low) = (crate::net::random_u64(), crate::net::random_u64());
+    format!(
+        "{:08x}-{:04x}-4{:03x}-8{:03x}-{:012x}",
+        high >> 32,
+        (high >> 16) & 0xffff,
+        high & 0xfff,
+        (low >> 48) & 0xfff,
+        low & 0xffff_ffff_ffff
+    )
+}
+
+/// The doctor's exit code, and its lines that are not fine.
+fn doctor(system: &System) -> Result<(i32, Vec<Value>)> {
+    let output = system.casitas(&["doctor", "--output", "ndjson"], "")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let lines = text.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
+    ensure!(lines.len() > 10, "the doctor says little: {text} {}", String::from_utf8_lossy(&output.stderr));
+    let ill = lines.into_iter().filter(|line| line["state"] != "fine").collect();
+    Ok((output.status.code().context("killed")?, ill))
+}
+
+fn healthy(system: &System) -> Result<()> {
+    let mut last = String::new();
+    let waited = wait_until("a doctor who finds nothing", SETTLES_WITHIN, || {
+        let (exit, ill) = doctor(system)?;
+        last = format!("exit {exit}: {ill:?}");
+        Ok(exit == FINE && ill.is_empty())
+    });
+    waited.with_context(|| last)
+}
+
+/// The doctor's line about something wrong, as soon as there is one.
+fn found(system: &System, check: &str, word: &str) -> Result<Value> {
+    let (mut line, mut last) = (None, String::new());
+    let waited = wait_until(&format!("the doctor's line about {check} with {word:?}"), SETTLES_WITHIN, || {
+        let (exit, ill) = doctor(system)?;
+        last = format!("exit {exit}: {ill:?}");
+        let told = |line: &&Value| line["check"] == check && line["detail"].as_str().is_some_and(|text| text.contains(word));
+        line = ill.iter().find(told).cloned().filter(|_| exit == WRONG);
+        Ok(line.is_some())
+    });
+    waited.with_context(|| last)?;
+    let line = line.context("no line")?;
+    ensure!(line["next"].as_str().is_some_and(|next| !next.is_empty()), "no next command: {line}");
+    Ok(line)
+}
+
+fn status(system: &System, args: &[&str]) -> Result<(i32, String)> {
+    let output = system.casitas(args, "")?;
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    Ok((output.status.code().context("killed")?, text))
+}
+
+/// A poison event: its stream alone is parked, everything else is current, and it is whole again once it can be folded.
+pub fn poison(system: &mut System) -> Result<String> {
+    let admin = world::admin(system)?;
+    let property = world::property(&admin)?;
+    let (sick, _) = world::unit(&admin, &property, &fresh("A"))?;
+    let (sound, _) = world::unit(&admin, &property, &fresh("B"))?;
+    system.caught_up()?;
+    healthy(system)?;
+
+    // `7` is no event; behind it one that could be folded, and must wait.
+    inject(system, "units", "unit", &sick, "UnitUnlisted", &json!({"UnitUnlisted": 7}))?;
+    let relisted = json!({"price": world::money(77_700), "deposit": world::money(77_700), "available_from": "2026-01-01",
+        "min_term_months": 1});
+    inject(system, "units", "unit", &sick, "UnitListed", &json!({"UnitListed": relisted}))?;
+    let stream = format!("unit:{sick}");
+    found(system, "parked streams", &stream)?;
+    system.caught_up()?;
+    let parked = system.rows(&["parked", "list"])?;
+    let models: Vec<&str> = parked.iter().filter_map(|row| row["model"].as_str()).collect();
+    ensure!(models.contains(&"units") && models.contains(&"available_units"), "parked in {models:?}");
+    for row in &parked {
+        ensure!(row["stream"] == stream.as_str() && row["waiting"] == 2 && row["type"] == "UnitUnlisted", "{row}");
+    }
+    let shown = system.rows(&["parked", "show", "units", &stream])?;
+    ensure!(
+        shown[0]["event"]["data"] == json!({"UnitUnlisted": 7}) && shown[0]["behind"][0]["type"] == "UnitListed",
+        "{shown:?}"
+    );
+
+    // Everything else is current.
+    let price = json!({"price": world::money(88_800), "effective_on": day(0)});
+    let position = admin.done(&format!("/units/{sound}/price"), &price)?.position()?;
+    let seen = block(admin.get(&format!("/units/{sound}")).after(&position, 5).send())?.success()?.json()?;
+    ensure!(seen.to_string().contains("88800"), "the other unit is not current: {seen}");
+    let before = unit(&admin, &sick)?;
+
+    // The same fold fails again, and says so.
+    let (exit, text) = status(system, &["parked", "retry", "units", &stream])?;
+    ensure!(exit == 1 && text.contains("parked"), "exit {exit}: {text}");
+    ensure!(system.rows(&["parked", "list"])?.len() == parked.len(), "something was unparked");
+    let (exit, text) = status(system, &["parked", "retry", "units", "unit:nobody"])?;
+    ensure!(exit == 4 && text.contains("parked list"), "exit {exit}: {text}");
+
+    force(
+        system,
+        "units",
+        &format!(
+            "UPDATE events SET payload = '{{\"UnitUnlisted\":{{}}}}' WHERE aggregate_id = '{sick}'
+        AND event_type = 'UnitUnlisted'"
+        ),
+    )?;
+    let (exit, text) = status(system, &["parked", "retry", "--all", "--reason", "the event was repaired"])?;
+    ensure!(exit == 0 && !text.contains("waiting"), "exit {exit}: {text}");
+    ensure!(system.rows(&["parked", "list"])?.is_empty(), "something is still parked");
+    healthy(system)?;
+    let mut after = Value::Null;
+    wait_until("the parked events in the answer", SETTLES_WITHIN, || {
+        after = unit(&admin, &sick)?;
+        Ok(after.to_string().contains("77700"))
+    })
+    .with_context(|| format!("before {before}, after {after}"))?;
+    recorded(system, "ParkedStreamRetried", parked.len() + 1)?;
+
+    // Once more, and given up: what waits behind it is folded.
+    inject(system, "units", "unit", &sick, "UnitUnlisted", &json!({"UnitUnlisted": 8}))?;
+    found(system, "parked streams", &stream)?;
+    system.caught_up()?;
+    for row in system.rows(&["parked", "list"])? {
+        let model = row["model"].as_str().unwrap_or_default();
+        let (exit, text) = status(system, &["parked", "skip", model, &stream, "--reason", "typed by hand"])?;
+        ensure!(exit == 0, "exit {exit}: {text}");
+    }
+    recorded(system, "ParkedEventSkipped", parked.len())?;
+    healthy(system)?;
+    // The stream itself is broken for commands; nobody else needs the unit.
+    force(
+        system,
+        "units",
+        &format!(
+            "UPDATE events SET payload = '{{\"UnitUnlisted\":{{}}}}' WHERE aggregate_id = '{sick}'
+        AND event_type = 'UnitUnlisted'"
+        ),
+    )?;
+    Ok(format!("parked in {} models, the other unit current; a retry healed it, a skip gave one up", parked.len()))
+}
+
+fn unit(admin: &Http, id: &str) -> Result<Value> {
+    admin.get(&format!("/units/{id}")).now()?.success()?.json()
+}
+
+/// In the Operations stream, with who and why.
+fn recorded(system: &System, event_type: &str, least: usize) -> Result<()> {
+    let rows = system.rows(&["events", "list", "--context", "auth", "--type", event_type, "--limit", "100"])?;
+    ensure!(rows.len() >= least, "{} of {least} {event_type} were recorded: {rows:?}", rows.len());
+    let last = rows.last().context("none")?;
+    let id = last["event_id"].as_str().context("no id")?;
+    let shown = system.rows(&["events", "show", id])?;
+    let data = &shown[0]["data"][event_type];
+    ensure!(data["by"].as_str().is_some_and(|by| !by.is_empty()) && data["reason"].is_string(), "{shown:?}");
+    Ok(())
+}
+
+/// Ends with the value.
+struct Session(Child);
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A stopped projector, a dead letter, a stuck process, a blocked writer: each found, each healed as the doctor says.
+pub fn faults(system: &mut System, _: Size) -> Result<String> {
+    healthy(system)?;
+    let admin = world::admin(system)?;
+    stopped_projector(system)?;
+    dead_letter(system, &admin)?;
+    stuck_process(system, &admin)?;
+    blocked_writer(system)?;
+    Ok("a stopped projector, a dead letter, a stuck process and a blocked writer: each found and healed".to_owned())
+}
+
+fn stopped_projector(system: &mut System) -> Result<()> {
+    system.stack()?.role("projector")?.stop()?;
+    let line = found(system, "units", "nobody leads it")?;
+    ensure!(line["next"] == "casitas projector", "{line}");
+    system.stack()?.role("projector")?.start()?;
+    healthy(system)
+}
+
+fn dead_letter(system: &mut System, admin: &Http) -> Result<()> {
+    system.stack()?.role("report-worker")?.stop()?;
+    let id = world::report(admin, "/legal/generate_report", &json!({}))?;
+    // As if its workers had given it up: the next one puts the message where such messages go.
+    inject(
+        system,
+        "reports",
+        "report",
+        &id,
+        "ReportDead",
+        &json!({"ReportDead": {"attempts": 3, "reason": "given up by the test"}}),
+    )?;
+    system.stack()?.role("report-worker")?.start()?;
+    let line = found(system, "dead letters", "given up")?;
+    ensure!(line["next"] == "casitas jobs dead-letters", "{line}");
+    let letters = system.rows(&["jobs", "dead-letters"])?;
+    let next = format!("casitas jobs retry {id}");
+    ensure!(letters.iter().any(|row| row["report_id"] == id.as_str() && row["next"] == next.as_str()), "{letters:?}");
+    let dead = system.rows(&["jobs", "list", "--state", "dead"])?;
+    ensure!(dead.iter().any(|row| row["report_id"] == id.as_str()), "{dead:?}");
+    let (exit, text) = status(system, &["jobs", "retry", &id])?;
+    ensure!(exit == 0, "exit {exit}: {text}");
+    let mut report = Value::Null;
+    wait_until("the retried report", SETTLES_WITHIN, || {
+        report = admin.get(&format!("/reports/{id}")).now()?.success()?.json()?;
+        Ok(report["status"] == "succeeded")
+    })
+    .with_context(|| report.to_string())?;
+    let (exit, text) = status(system, &["jobs", "retry", &id])?;
+    ensure!(exit == 1 && text.contains("refused"), "a report that succeeded was retried: exit {exit}: {text}");
+    healthy(system)
+}
+
+/// The finances database refuses what the process wants to write.
+fn stuck_process(system: &mut System, admin: &Http) -> Result<()> {
+    let property = world::property(admin)?;
+    let (unit, _) = world::unit(admin, &property, &fresh("C"))?;
+    let tenant = world::party(admin, &fresh("Tenant"))?;
+    let lease = world::lease(admin, &world::lease_body(&unit, &tenant, 0, 364))?;
+    let (document, sha256) = world::document(admin, Some(&lease))?;
+    let (state, _) = block(world::send_lease(admin, &lease, &world::send_body(&document, &tenant)))?;
+    ensure!(state == "sent", "the lease is {state}");
+    let revoke = "REVOKE EXECUTE ON FUNCTION casitas_append FROM casitas_projector";
+    system.stack()?.postgres.sql("finances_db", revoke)?;
+    admin.done(&format!("/leases/{lease}/signatures"), &world::sign_body(&tenant, &sha256))?;
+    let line = found(system, "move-in processes", &lease)?;
+    ensure!(line["detail"].as_str().is_some_and(|text| text.contains("open_ledger")), "{line}");
+    let grant = "GRANT EXECUTE ON FUNCTION casitas_append TO casitas_projector";
+    system.stack()?.postgres.sql("finances_db", grant)?;
+    healthy(system)
+}
+
+fn blocked_writer(system: &mut System) -> Result<()> {
+    let stack = system.stack()?;
+    let mut psql = stack.postgres.psql("units_db");
+    psql.args(["-c", "BEGIN", "-c", "SELECT pg_advisory_xact_lock(7161131779257103137)", "-c", "SELECT pg_sleep(60)"]);
+    let session = Session(psql.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
+    let line = found(system, "writers", "append lock")?;
+    let detail = line["detail"].as_str().unwrap_or_default();
+    let words: Vec<&str> = detail.split_whitespace().collect();
+    let pid = words.iter().skip_while(|word| **word != "process").nth(1).and_then(|word| word.parse::<u32>().ok());
+    let Some(pid) = pid else { bail!("no process id: {line}") };
+    ensure!(line["next"].as_str().is_some_and(|next| next.contains(&format!("pg_terminate_backend({pid})"))), "{line}");
+    system.stack()?.postgres.sql("units_db", &format!("SELECT pg_terminate_backend({pid})"))?;
+    drop(session);
+    healthy(system)
+}

@@ -34,8 +34,10 @@ use crate::platform::Platform;
 
 #[derive(Clone, Debug, Subcommand, Serialize, Deserialize)]
 pub enum Verb {
-    /// Check every server and follower, and what is parked, given up, stuck, overdue or blocked. Each line is fine, wrong with the
-    /// next command, or could not be checked; exit 7 when a server is down, 6 when something else is wrong.
+    /// Check every server and follower, and what is parked, given up, stuck, overdue or blocked.
+    ///
+    /// Each line is fine, wrong with the next command, or could not be checked. Exit 7 when a server is down, 6 when something else
+    /// is wrong.
     #[command(after_help = "Examples:\n  casitas doctor\n  casitas doctor --quick && echo every server answers")]
     Doctor {
         /// Only whether this process's servers answer.

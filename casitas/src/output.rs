@@ -144,6 +144,7 @@ const FIRST: &[&str] = &[
     "lag_events",
     "what",
     "why",
+    "detail",
     "next",
 ];
 

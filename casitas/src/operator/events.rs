@@ -104,6 +104,7 @@ pub enum Events {
     /// Write an export into an empty store.
     Import(ImportArgs),
     /// Check that history is what happened: positions, streams, payloads, checkpoints, the hash chain; exit 6 when it is not.
+    #[command(after_help = "Example: casitas events verify --anchor /safe/anchors")]
     Verify {
         /// auth, units, legal, finances or reports; all when absent.
         #[arg(long)]
@@ -113,6 +114,7 @@ pub enum Events {
         anchor: Option<PathBuf>,
     },
     /// Sign the heads of all logs and add them to a file, to be kept where nobody who can write the databases can.
+    #[command(after_help = "Example: casitas events anchor /safe/anchors")]
     Anchor {
         #[arg(value_parser = super::verify::absolute)]
         file: PathBuf,

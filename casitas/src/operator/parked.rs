@@ -40,8 +40,9 @@ pub enum Parked {
         /// As `parked list` shows it: KIND:ID.
         stream: String,
     },
-    /// Fold a parked stream again, in order, from the event on that could not be taken; all of it or, if one still cannot be
-    /// taken, up to that one. Exit 1 when it stays parked.
+    /// Fold a parked stream again, in order, from the event on that could not be taken.
+    ///
+    /// All of it or, if one still cannot be taken, up to that one. Exit 1 when it stays parked.
     #[command(
         after_help = "Examples:\n  casitas parked retry units unit:0192d3c4-0000-7000-8000-000000000001\n  casitas parked retry --all --reason 'upgraded to 0.9.1'"
     )]
@@ -57,8 +58,9 @@ pub enum Parked {
         #[arg(long)]
         reason: Option<String>,
     },
-    /// Give up the one event that could not be taken, in this read model, and fold the stream's later events. The event stays in
-    /// the log; a rebuild meets it again.
+    /// Give up the one event that could not be taken, in this read model, and fold the stream's later events.
+    ///
+    /// The event stays in the log; a rebuild meets it again.
     #[command(
         after_help = "Example:\n  casitas parked skip units unit:0192d3c4-0000-7000-8000-000000000001 --reason 'typed by hand; its price is wrong for good'"
     )]

@@ -17,8 +17,10 @@ use crate::exit;
 #[derive(Clone, Debug, Subcommand, Serialize, Deserialize)]
 pub enum Projections {
     /// Every read model: version, position, lag.
+    #[command(after_help = "Example: casitas projections list -o table")]
     List,
     /// Every generation of a read model (of all, without a name): standing, position, progress.
+    #[command(after_help = "Example: casitas projections status available_units")]
     Status { name: Option<String> },
     /// Make read models anew from the log beside the live ones, compare, and switch; goes on where it was stopped.
     #[command(after_help = "Example: casitas projections rebuild available_units --parallel 2")]
@@ -45,6 +47,7 @@ pub enum Projections {
         json: bool,
     },
     /// Make the generation that is ready live.
+    #[command(after_help = "Example: casitas projections switch available_units")]
     Switch {
         name: String,
         /// Although rows differ under the same fold version.
@@ -52,16 +55,22 @@ pub enum Projections {
         force: bool,
     },
     /// Stop folding a read model until `resume`; readers keep what there is.
+    #[command(after_help = "Example: casitas projections pause available_units")]
     Pause { name: String },
     /// Let a paused read model be folded on.
+    #[command(after_help = "Example: casitas projections resume available_units")]
     Resume { name: String },
     /// Drop the generation that is being built or is ready.
+    #[command(after_help = "Example: casitas projections abort available_units")]
     Abort { name: String },
     /// Make the generation that was live before the last switch live again.
+    #[command(after_help = "Example: casitas projections rollback available_units")]
     Rollback { name: String },
     /// Drop the generation on standby: there is no rollback after this.
+    #[command(after_help = "Example: casitas projections drop available_units")]
     Drop { name: String },
     /// The rows in which the generation that is ready (or else on standby) differs from the live one.
+    #[command(after_help = "Example: casitas projections diff available_units --limit 50")]
     Diff {
         name: String,
         /// Rows shown at most.

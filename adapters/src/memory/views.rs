@@ -208,7 +208,7 @@ impl ViewStore for MemoryViews {
     async fn snapshot(&self) -> Result<Box<dyn ViewSnapshot>> {
         let state = self.state();
         let live = |model: &&'static str| Some((*model, state.find(model, Standing::Live)?.clone()));
-        Ok(Box::new(Snapshot(state.generations.keys().filter_map(|model| live(model)).collect())))
+        Ok(Box::new(Snapshot(state.generations.keys().filter_map(live).collect())))
     }
 }
 

@@ -154,7 +154,11 @@ impl Lab {
             proxy.allow(total * part / 10);
             let into = ["events", "replay", "--into", "stdout"];
             let (said, first) = self.cut_off(through, &into)?;
-            let from = said.split("--from ").nth(1).and_then(|rest| rest.split_whitespace().next());
+            let from = said
+                .split("--from ")
+                .nth(1)
+                .and_then(|rest| rest.split_whitespace().next())
+                .map(|place| place.trim_end_matches(':'));
             let from = from.with_context(|| format!("no place to go on from: {said}"))?;
             let second = self.run(server, &[&into[..], &["--from", from]].concat())?;
             ensure!(second.status.success(), "{}", String::from_utf8_lossy(&second.stderr));
@@ -217,7 +221,7 @@ pub fn backup(system: &System, size: Size) -> Result<String> {
     ))
 }
 
-/// Passes so many bytes from the server, over all connections, then cuts everything.
+/// Passes so many bytes, over all connections and both ways, then cuts everything.
 struct Proxy {
     address: String,
     left: Arc<AtomicI64>,
@@ -235,9 +239,9 @@ impl Proxy {
                 let Ok(upstream) = TcpStream::connect(&server) else { continue };
                 let pair = (client.try_clone(), upstream.try_clone());
                 let (Ok(client_in), Ok(upstream_out)) = pair else { continue };
-                thread::spawn(move || carry(client_in, upstream_out, None));
-                let budget = budget.clone();
-                thread::spawn(move || carry(upstream, client, Some(budget)));
+                let (there, back) = (budget.clone(), budget.clone());
+                thread::spawn(move || carry(client_in, upstream_out, &there));
+                thread::spawn(move || carry(upstream, client, &back));
             }
         });
         Ok(Self { address, left, allowed: AtomicI64::new(i64::MAX) })
@@ -254,10 +258,10 @@ impl Proxy {
     }
 }
 
-fn carry(mut from: TcpStream, mut to: TcpStream, budget: Option<Arc<AtomicI64>>) {
+fn carry(mut from: TcpStream, mut to: TcpStream, budget: &AtomicI64) {
     let mut bytes = [0; 4096];
     while let Ok(count) = from.read(&mut bytes) {
-        let spent = budget.as_ref().is_some_and(|budget| budget.fetch_sub(count as i64, Ordering::SeqCst) < count as i64);
+        let spent = budget.fetch_sub(count as i64, Ordering::SeqCst) < count as i64;
         if count == 0 || spent || to.write_all(&bytes[..count]).is_err() {
             break;
         }

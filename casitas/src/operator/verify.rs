@@ -43,6 +43,9 @@ struct Mark {
     stands: Option<String>,
 }
 
+/// By context, in order of position.
+type Anchors = BTreeMap<&'static str, Vec<Anchored>>;
+
 impl Operator {
     pub(super) async fn verify(&self, context: Option<&str>, anchor: Option<&Path>, rows: &Rows) -> Result<u8> {
         let mut wrong = 0;
@@ -64,9 +67,9 @@ impl Operator {
     }
 
     /// What the file's anchors say of each context, in order of position, and what is wrong with the file itself.
-    fn anchored(&self, file: &Path) -> Result<(BTreeMap<&'static str, Vec<Anchored>>, Vec<Finding>)> {
+    fn anchored(&self, file: &Path) -> Result<(Anchors, Vec<Finding>)> {
         let notary = Notary::of(&self.platform.secrets)?;
-        let (mut known, mut strange) = (BTreeMap::<_, Vec<Anchored>>::new(), Vec::new());
+        let (mut known, mut strange) = (Anchors::new(), Vec::new());
         for (number, line) in anchors::lines(file)? {
             match notary.open(&line) {
                 Ok(Anchor { made_at, heads }) => {

@@ -181,17 +181,9 @@ pub struct KeyLine {
 
 /// `None` for a key that stays behind: that of an HTTP caller, or one of an event beyond the export.
 pub fn key_line(context: Context, upto: Position, key: KeptKey) -> Option<Line> {
-    (key.keep == Keep::Forever && key.position <= upto).then(|| {
-        Line::Key(KeyLine {
-            context,
-            scope: key.scope,
-            key: key.key,
-            request_hash: key.request_hash,
-            position: key.position,
-            created_at: key.created_at,
-            outcome: key.outcome,
-        })
-    })
+    let stays_behind = key.keep != Keep::Forever || key.position > upto;
+    let KeptKey { scope, key, request_hash, position, created_at, outcome, .. } = (!stays_behind).then_some(key)?;
+    Some(Line::Key(KeyLine { context, scope, key, request_hash, position, created_at, outcome }))
 }
 
 impl From<KeyLine> for KeptKey {

@@ -193,10 +193,11 @@ fn embedded(suite: &mut Suite) -> Result<()> {
     }
     suite.check("crashes", "kill -9 of the process under load", |size| crashes::embedded(&mut system, size));
     suite.check("privacy", "no plaintext of a party in any file but party_card", |_| privacy::embedded(&mut system));
+    suite.check("tampering", "what was done to history is found by name", |_| tampering::embedded(&mut system));
+    // From here on history is not what was sealed.
     suite.check("operations.poison", "a poison event parks its stream alone; a retry heals it", |_| {
         operations::poison(&mut system)
     });
-    suite.check("tampering", "what was done to history is found by name", |_| tampering::embedded(&mut system));
     suite.check("schemathesis", "property-based requests from /openapi.json", |size| fuzz::schemathesis(&system, size));
     system.stop()
 }
@@ -235,6 +236,13 @@ fn distributed(suite: &mut Suite) -> Result<()> {
     suite.check("input", "bad input is 4xx and writes nothing", |_| input::table(&system));
     suite.check("edge", "Nginx at its default limits", |_| edge::default_limits(&mut system));
     suite.check("privacy", "no plaintext of a party in any store but party_card", |_| privacy::distributed(&mut system));
+    suite.check("operations.faults", "faults put in by force are found with doctor and healed", |size| {
+        operations::faults(&mut system, size)
+    });
+    // The last: what is done to history here stays in the views of a skipped event, and no fresh fold equals them.
+    suite.check("operations.poison", "a poison event parks its stream alone; a retry heals it", |_| {
+        operations::poison(&mut system)
+    });
     system.stop()
 }
 
@@ -243,12 +251,6 @@ fn faults(suite: &mut Suite) -> Result<()> {
     suite.check("reports.priority", "high before low on one slot", |size| jobs::priority(&mut system, size));
     suite.check("reports.kills", "the worker killed between the steps of a report", |size| jobs::kills(&mut system, size));
     suite.check("reports.wiped", "RabbitMQ wiped with jobs open", |size| jobs::wiped(&mut system, size));
-    suite.check("operations.poison", "a poison event parks its stream alone; a retry heals it", |_| {
-        operations::poison(&mut system)
-    });
-    suite.check("operations.faults", "faults put in by force are found with doctor and healed", |size| {
-        operations::faults(&mut system, size)
-    });
     suite.check("redis", "Redis flushed, stopped, started under GETs", |size| caching::redis_away(&mut system, size));
     suite.check("crashes", "kill -9 of everything in turn under load", |size| crashes::distributed(&mut system, size));
     // The last: it leaves the roles stopped.

@@ -337,6 +337,8 @@ impl Tiers {
             return Ok((entry, Source::Shared));
         }
         let turn = timeout(TURN_MAX, self.turns.acquire()).await.map_err(|_| ReadError::Saturated)?;
+        // Of requests, `casitas_cache_requests_total` counts each that waited for it.
+        metrics::counter!("casitas_computations_total").increment(1);
         let entry = timeout(COMPUTATION_MAX, compute(&*self.views, &*self.clock, query)).await;
         drop(turn);
         let entry = entry.map_err(|_| ReadError::TooSlow)??;

@@ -396,6 +396,12 @@ impl Rebuilder {
         generation: u64,
         mut chase: Option<Chase>,
     ) -> Result<ModelHead> {
+        // By itself: a switch holds up the live generation's leader, and must not wait for who still reads or cleans this table.
+        if let Some(standby) = self.standing(model, Standing::Standby).await?
+            && standby.head.generation != generation
+        {
+            self.drop(model, standby.head.generation).await?;
+        }
         let began = Instant::now();
         loop {
             if let Some(folding) = chase.as_mut() {

@@ -217,7 +217,10 @@ impl Generations for PostgresViews {
     async fn drop_generation(&self, model: &str, generation: u64) -> Result<()> {
         table(model, generation)?;
         let query = sqlx::query_scalar("SELECT casitas_drop($1, $2)").bind(model).bind(signed(generation)?);
-        let outcome: String = self.queries.run(Call::Write, async |connection| query.fetch_one(connection).await).await?;
+        // An autovacuum of the table gives way to who has waited for a second; `queries` wait for no longer than that.
+        let mut connection = self.unhurried.take().await?;
+        let outcome: String = patiently(Call::Write, query.fetch_one(&mut *connection)).await?;
+        connection.give_back();
         match outcome.as_str() {
             "dropped" => Ok(()),
             "live" => Err(is_live(model, generation)),

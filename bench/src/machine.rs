@@ -17,6 +17,12 @@ pub struct Machine {
     pub versions: Vec<(String, String)>,
 }
 
+/// The resident set of a process, in bytes.
+pub fn resident(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    Some(value_of(&status, "VmRSS")?.split(' ').next()?.parse::<u64>().ok()? * 1_024)
+}
+
 impl Machine {
     pub fn ask() -> Self {
         let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

@@ -14,6 +14,7 @@ mod growth;
 mod jobs;
 mod load;
 mod machine;
+mod overload;
 mod peers;
 mod peers_es;
 mod pgbench;
@@ -81,6 +82,7 @@ fn parts() -> Vec<Box<dyn Part>> {
     vec![
         Box::new(append::Append::default()),
         Box::new(growth::Growth::default()),
+        Box::new(overload::Overload::default()),
         Box::new(embedded::AppendEmbedded::default()),
         Box::new(size::Size::default()),
         Box::new(read::Read::new(shelf.clone())),

@@ -91,6 +91,10 @@ impl Rig {
         self.apis.iter().map(Server::port).collect()
     }
 
+    pub fn pids(&self) -> Vec<u32> {
+        self.apis.iter().filter_map(Server::pid).collect()
+    }
+
     /// The password of the role that appends.
     ///
     /// # Errors

@@ -2,7 +2,6 @@
 //!
 //! All in the first round: the log grows once. What varies is measured several times within it.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -22,6 +21,7 @@ use crate::bench::{Bench, Part, Round};
 use crate::drive::{audit, collect, drive, fill};
 use crate::figure::{Check, Compare, Outcome};
 use crate::load::{Gets, Posts};
+use crate::machine::resident;
 use crate::quiet;
 use crate::rig::token;
 use crate::rows::number;
@@ -277,13 +277,6 @@ fn bytes(stack: &Stack, round: &mut Round<'_>) -> Result<()> {
 fn pids(stack: &Stack) -> Result<Vec<(String, u32)>> {
     let all = stack.inventory().into_iter();
     all.map(|(name, pid, _, _)| Ok((name.clone(), pid.with_context(|| format!("{name} does not run"))?))).collect()
-}
-
-/// The resident set of a process, in bytes.
-fn resident(pid: u32) -> Option<u64> {
-    let status = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    Some(line.trim().split(' ').next()?.parse::<u64>().ok()? * 1_024)
 }
 
 /// Waits until every view is at its log's head.

@@ -1,17 +1,21 @@
 //! The front door at its documented limits, before the same processes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::client::{Answer, Http, block, spawn};
 use super::system::System;
+use super::world;
 use crate::net::free_port;
 use crate::servers::{Nginx, NginxOptions};
+use crate::stack::Stack;
 
 /// No address of this machine.
 const ELSEWHERE: &str = "192.0.2.1";
+/// `proxy_read_timeout` of commands in nginx/templates, and a little.
+const COMMAND_TOLD_WITHIN: Duration = Duration::from_millis(2_500);
 
 pub fn default_limits(system: &mut System) -> Result<String> {
     let stack = system.stack()?;
@@ -36,6 +40,37 @@ pub fn default_limits(system: &mut System) -> Result<String> {
     let allowed = system.http()?.get("/metrics").now()?.expect(200)?;
     ensure!(allowed.text().contains("casitas_"), "no metrics: {allowed}");
     outcome
+}
+
+/// Every command-api stands still: commands are told so within their bound, and reads go on.
+pub fn stopped_commands(system: &mut System) -> Result<String> {
+    let admin = world::admin(system)?;
+    let property = world::property(&admin)?;
+    let body = world::unit_body(&property, &world::fresh("U"));
+    let stack = system.stack()?;
+    let commands = |stack: &Stack, on: bool| {
+        for role in stack.roles.iter().filter(|role| role.name().starts_with("command-")) {
+            if on { role.pause() } else { role.resume() }
+        }
+    };
+    commands(stack, true);
+    let outcome = (|| -> Result<(Duration, Duration)> {
+        let began = Instant::now();
+        let told = admin.post("/units", &body).key("of-a-stopped-one").now()?.problem(504, "UNAVAILABLE")?;
+        let command = began.elapsed();
+        ensure!(told["detail"].as_str().is_some_and(|detail| detail.contains("Idempotency-Key")), "{told}");
+        let began = Instant::now();
+        admin.get("/units?limit=1").now()?.expect(200)?;
+        Ok((command, began.elapsed()))
+    })();
+    commands(stack, false);
+    let (command, read) = outcome?;
+    ensure!(command < COMMAND_TOLD_WITHIN, "a command was told after {command:?}");
+    // The same once more, as it was told to: done once, by whichever of the two came through.
+    let [first, second] = [0, 1].map(|_| admin.post("/units", &body).key("of-a-stopped-one").now().and_then(Answer::success));
+    let (first, second) = (first?.id()?, second?.id()?);
+    ensure!(first == second, "done twice: {first} and {second}");
+    Ok(format!("a command got 504 after {} ms, a read 200 after {} ms", command.as_millis(), read.as_millis()))
 }
 
 fn forged(turn: usize) -> [(&'static str, String); 4] {

@@ -235,6 +235,7 @@ fn distributed(suite: &mut Suite) -> Result<()> {
     suite.check("access.deactivation", "a deactivated user is out at once", |_| access::deactivation(&system));
     suite.check("input", "bad input is 4xx and writes nothing", |_| input::table(&system));
     suite.check("edge", "Nginx at its default limits", |_| edge::default_limits(&mut system));
+    suite.check("edge.stopped", "command-api stopped: commands are told in time", |_| edge::stopped_commands(&mut system));
     suite.check("privacy", "no plaintext of a party in any store but party_card", |_| privacy::distributed(&mut system));
     suite.check("operations.faults", "faults put in by force are found with doctor and healed", |size| {
         operations::faults(&mut system, size)

@@ -15,8 +15,8 @@ use crate::rig::Rig;
 
 /// As many as are served best.
 const PEAK: usize = 256;
-/// Twice what the queue holds, and each comes again five milliseconds after a refusal.
-const FLOOD: usize = 2_048;
+/// Four times what the queue holds, and each comes again five milliseconds after a refusal.
+const FLOOD: usize = 4_096;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 const LOG: &str = "units_db";
 

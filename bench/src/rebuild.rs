@@ -194,7 +194,7 @@ impl Lab {
         replayed: &mut u64,
     ) -> Result<Outcome> {
         let rebuilder = Rebuilder::new(self.logs.clone(), self.sealer.clone(), views.clone(), self.hints.clone());
-        let wish = Wish { parallel: parts, manual: false, dry_run: false, force: false };
+        let wish = Wish { parallel: parts, manual: false, dry_run: false, force: false, park: None };
         let (events, started) = (self.head().await?, Instant::now());
         let done = rebuilder.rebuild(model, wish, &Progress::default(), &CancellationToken::new()).await?;
         let took = started.elapsed();

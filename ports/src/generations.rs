@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use crate::{Checkpoint, Claim, FieldValue, ModelHead, ModelSpec, Position, Result, ViewStore};
+use crate::{Checkpoint, Claim, FieldValue, ModelHead, ModelSpec, Parking, Position, Result, ViewStore};
 
 /// What a generation is for. A model has at most one of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,6 +75,8 @@ pub struct Load<'a> {
     pub part: &'a Part,
     /// Few enough that nobody waits for long who wants to write as well.
     pub rows: &'a [StoredRow],
+    /// Streams that are folded no further.
+    pub parking: &'a [Parking],
 }
 
 #[async_trait]
@@ -91,7 +93,7 @@ pub trait Generations: ViewStore {
     /// in so many parts, and `at` is what its checkpoint will be when they are finished.
     async fn build(&self, spec: &'static ModelSpec, at: &Checkpoint, parts: u32) -> Result<Generation>;
 
-    /// Adds rows and notes the part's progress in one transaction. `Conflict` when the generation is in another term, or gone.
+    /// Adds rows, parks streams and notes the part's progress in one transaction. `Conflict` when the generation is in another term, or gone.
     async fn load(&self, load: &Load<'_>) -> Result<()>;
 
     /// Makes keys and indexes of a generation whose parts are finished; again changes nothing. `Rejected` when two rows have one

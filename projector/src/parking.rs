@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use domain::{StreamId, Timestamp};
 use ports::{
-    Ask, Clock, Error, EventLog, Hints, ModelSpec, ParkedStream, Parking, Position, Result, Sealer, Topic, ViewBatch,
-    ViewStore,
+    Ask, Clock, Error, EventLog, Hints, ModelSpec, ParkedStream, Parking, Position, Recorded, Result, Sealer, Topic,
+    ViewBatch, ViewStore,
 };
 use read_models::ReadModel;
 use tokio::time::Instant;
@@ -25,7 +25,7 @@ use crate::tailer::Tailer;
 use crate::working::{Fault, Poison, Taken, Working};
 
 /// Beyond it the model stops: so many are no accident of single events, and their rows would be missed.
-const STREAMS_MAX: usize = 1_000;
+pub(crate) const STREAMS_MAX: usize = 1_000;
 /// Events of a stream that are read at once.
 const CHUNK: usize = 1_000;
 /// A reason is cut to so many characters.
@@ -96,8 +96,12 @@ impl Parked {
 }
 
 fn parked(poison: &Poison, since: Timestamp) -> ParkedStream {
-    let event = &poison.event;
     let (Fault::Upgrade(fault) | Fault::Fold(fault)) = &poison.fault;
+    parked_at(&poison.event, fault, since)
+}
+
+/// The stream of an event that cannot be folded.
+pub(crate) fn parked_at(event: &Recorded, fault: &str, since: Timestamp) -> ParkedStream {
     ParkedStream {
         stream: event.stream.clone(),
         position: event.position,

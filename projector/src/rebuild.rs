@@ -15,6 +15,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use domain::Timestamp;
 use ports::{Checkpoint, Error, Generation, Generations, Hints, Logs, ModelHead, Sealer, Standing, Topic};
 use read_models::{Feed, ReadModel};
 use tokio::time::{Instant, sleep};
@@ -68,6 +69,8 @@ pub struct Wish {
     pub dry_run: bool,
     /// Switch even to other rows.
     pub force: bool,
+    /// Park streams with an event that cannot be folded, as of this moment, instead of stopping at it.
+    pub park: Option<Timestamp>,
 }
 
 /// What became of a rebuild.
@@ -89,6 +92,8 @@ pub struct Done {
     pub comparison: Comparison,
     /// Events folded into the rows by the replay, in this and earlier runs.
     pub events: u64,
+    /// Streams that are parked in the generation.
+    pub parked: usize,
 }
 
 /// What rebuilds in one process have in common.
@@ -181,13 +186,14 @@ impl Rebuilder {
             return self.finish_ready(model, wish, &ready, progress).await;
         }
         let built = self.begin(model, wish).await?;
-        let events = self.fill(model, &built, progress, stop).await?;
-        let mut chase = Chase::of(self, model, built.head.clone()).await?;
+        let events = self.fill(model, &built, wish.park, progress, stop).await?;
+        let mut chase = Chase::of(self, model, built.head.clone(), wish.park).await?;
         progress.phase(Phase::CatchUp);
         chase.catch_up(progress, stop).await?;
         progress.phase(Phase::Verify);
         let generation = built.head.generation;
         let comparison = self.compared(model, &live, generation, wish.force).await?;
+        let parked = self.views.parked(model.spec().name, generation).await?.len();
         let outcome = if wish.dry_run {
             self.drop(model, generation).await?;
             Outcome::Dropped
@@ -201,7 +207,7 @@ impl Rebuilder {
             progress.phase(Phase::Switch);
             Outcome::Switched(self.switch_chasing(model, generation, Some(chase)).await?)
         };
-        Ok(Done { outcome, generation, comparison, events })
+        Ok(Done { outcome, generation, comparison, events, parked })
     }
 
     /// What readers see may be of another life of the log, or, by force, too far behind: then there is nothing to compare with.
@@ -237,12 +243,13 @@ impl Rebuilder {
         let comparison = self.settle(model, generation).await?;
         let live = self.standing(model, Standing::Live).await?;
         let refused = live.is_some_and(|live| refuses(&live, model, &comparison)) && !wish.force;
+        let parked = self.views.parked(model.spec().name, generation).await?.len();
         let outcome = match (refused, wish.manual) {
             (true, _) => Outcome::Refused,
             (false, true) => Outcome::Ready,
             (false, false) => Outcome::Switched(self.switch_ready(model, generation).await?),
         };
-        Ok(Done { outcome, generation, comparison, events: 0 })
+        Ok(Done { outcome, generation, comparison, events: 0, parked })
     }
 
     /// Brings a generation that somebody may fold, or nobody, near the head, and compares it.
@@ -275,6 +282,7 @@ impl Rebuilder {
         &self,
         model: &'static dyn ReadModel,
         built: &Generation,
+        park: Option<Timestamp>,
         progress: &Progress,
         stop: &CancellationToken,
     ) -> Result<u64> {
@@ -290,6 +298,7 @@ impl Rebuilder {
             to: head.checkpoint.position,
             parts: built.parts.len() as u32,
             held_bytes: self.held_bytes / built.parts.len().max(1),
+            park,
             progress: progress.clone(),
             stop: stop.child_token(),
         });
@@ -384,7 +393,7 @@ impl Rebuilder {
     /// The fold of a generation that no other process folds.
     async fn chase_free(&self, model: &'static dyn ReadModel, generation: u64) -> Result<Option<Chase>> {
         match self.views.claim_generation(model.spec(), generation).await? {
-            Some(claim) => Ok(Some(Chase::claimed(self, model, claim).await?)),
+            Some(claim) => Ok(Some(Chase::claimed(self, model, claim, None).await?)),
             None => Ok(None),
         }
     }
@@ -450,7 +459,7 @@ impl Rebuilder {
                 fold_version = spec.fold_version,
                 "folded by an earlier version; rebuilding it aside"
             );
-            let wish = Wish { parallel: 1, manual: false, dry_run: false, force: true };
+            let wish = Wish { parallel: 1, manual: false, dry_run: false, force: true, park: None };
             self.rebuild(*model, wish, &Progress::default(), stop).await?;
             upgraded.push(spec.name);
         }

@@ -161,7 +161,7 @@ impl Poison {
 }
 
 /// What a decoder says may quote what it read; of an opened event that is not for logs, and not for a table that others read.
-fn without_personal(event: &Recorded, reason: String) -> String {
+pub(crate) fn without_personal(event: &Recorded, reason: String) -> String {
     match reason.split_once("cannot be read") {
         Some((event_told, _)) if event.payload.get().contains("\"personal\"") => {
             format!("{event_told}cannot be read (what exactly is not said: it may quote personal data)")

@@ -81,6 +81,7 @@ impl Generations for MemoryViews {
             return Err(twice(load.spec.name));
         }
         model.rows.extend(fresh);
+        load.parking.iter().for_each(|parking| model.park(parking));
         if let Some(part) = model.parts.iter_mut().find(|part| part.number == load.part.number) {
             *part = load.part.clone();
         }

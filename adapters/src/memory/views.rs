@@ -117,7 +117,7 @@ impl Model {
         }
     }
 
-    fn park(&mut self, parking: &Parking) {
+    pub(super) fn park(&mut self, parking: &Parking) {
         let stream = parking.stream();
         self.parked.retain(|parked| parked.stream != *stream);
         if let Parking::Park(parked) = parking {

@@ -12,6 +12,7 @@ use sqlx::{Connection, Executor};
 
 use super::errors::{Call, map};
 use super::loading::copy;
+use super::parked::park;
 use super::still::PostgresStill;
 use super::views::{PostgresViews, WHAT, column, index_creation, table_creation};
 use crate::keyset::{shape, table};
@@ -270,7 +271,8 @@ pub(super) async fn note(connection: &mut PgConnection, load: &Load<'_>) -> Resu
         .bind(part.finished)
         .bind(signed(part.events)?)
         .bind(signed(part.rows)?);
-    patiently(Call::Read, query.execute(connection)).await.map(drop)
+    patiently(Call::Read, query.execute(&mut *connection)).await?;
+    patiently(Call::Read, park(connection, load.spec.name, load.generation, load.parking)).await
 }
 
 /// Begins a transaction that nothing but its end commits.

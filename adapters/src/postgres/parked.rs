@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use domain::StreamId;
-use ports::{Ask, Error, ParkedStream, ParkedStreams, Parking, Position, Result, ViewBatch};
+use ports::{Ask, Error, ParkedStream, ParkedStreams, Parking, Position, Result};
 use sqlx::postgres::{PgConnection, PgRow};
 
 use super::errors::Call;
@@ -28,17 +28,22 @@ const ASK: &str = "UPDATE view_parked SET asked = $6
     WHERE model = $1 AND generation = $2 AND stream_kind = $3 AND stream_id = $4 AND position = $5";
 
 /// Within the step's transaction.
-pub(super) async fn park(connection: &mut PgConnection, batch: &ViewBatch<'_>) -> Result<(), sqlx::Error> {
+pub(super) async fn park(
+    connection: &mut PgConnection,
+    model: &str,
+    generation: u64,
+    parking: &[Parking],
+) -> Result<(), sqlx::Error> {
     let number = |number: u64| signed(number).map_err(|error| sqlx::Error::Encode(error.into()));
-    for parking in &batch.parking {
+    for parking in parking {
         let stream = parking.stream();
         let sql = match parking {
             Parking::Park(_) => PARK,
             Parking::Unpark(_) => UNPARK,
         };
         let mut query = sqlx::query(sql)
-            .bind(batch.spec.name)
-            .bind(number(batch.generation)?)
+            .bind(model)
+            .bind(number(generation)?)
             .bind(stream.kind.as_str())
             .bind(&stream.id);
         if let Parking::Park(parked) = parking {

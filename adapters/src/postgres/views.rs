@@ -117,7 +117,7 @@ impl PostgresViews {
             let mut transaction = connection.begin().await?;
             let revision = query.fetch_optional(&mut *transaction).await?;
             if revision.is_some() {
-                park(&mut transaction, batch).await?;
+                park(&mut transaction, batch.spec.name, batch.generation, &batch.parking).await?;
             }
             transaction.commit().await.map(|()| revision)
         };

@@ -11,6 +11,7 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{Executor, Sqlite, Transaction};
 
 use super::file::DatabaseFile;
+use super::parked::park;
 use super::snapshot::head_of;
 use super::views::{SqliteViews, index_creation, table_creation};
 use crate::keyset::{self, shape, table};
@@ -221,6 +222,7 @@ impl Generations for SqliteViews {
         let mine = self.built(&mut transaction, load.spec.name, load.generation, load.term).await;
         mine.map_err(|_| lost_load(load))?;
         self.insert(&mut transaction, load).await?;
+        park(&self.file, &mut transaction, load.spec.name, load.generation, load.parking).await?;
         let part = load.part;
         let query = sqlx::query(
             "UPDATE view_parts SET stream = ?, position = ?, finished = ?, events = ?, rows = ?

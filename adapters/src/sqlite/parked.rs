@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use domain::StreamId;
-use ports::{Ask, ParkedStream, ParkedStreams, Parking, Position, Result, ViewBatch};
+use ports::{Ask, ParkedStream, ParkedStreams, Parking, Position, Result};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::file::DatabaseFile;
@@ -26,16 +26,22 @@ const ASK: &str = "UPDATE view_parked SET asked = ?6
     WHERE model = ?1 AND generation = ?2 AND stream_kind = ?3 AND stream_id = ?4 AND position = ?5";
 
 /// Within the step's transaction.
-pub(super) async fn park(file: &DatabaseFile, connection: &mut SqliteConnection, batch: &ViewBatch<'_>) -> Result<()> {
-    for parking in &batch.parking {
+pub(super) async fn park(
+    file: &DatabaseFile,
+    connection: &mut SqliteConnection,
+    model: &str,
+    generation: u64,
+    parking: &[Parking],
+) -> Result<()> {
+    for parking in parking {
         let stream = parking.stream();
         let sql = match parking {
             Parking::Park(_) => PARK,
             Parking::Unpark(_) => UNPARK,
         };
         let mut query = sqlx::query(sql)
-            .bind(batch.spec.name)
-            .bind(signed(batch.generation)?)
+            .bind(model)
+            .bind(signed(generation)?)
             .bind(stream.kind.as_str())
             .bind(&stream.id);
         if let Parking::Park(parked) = parking {

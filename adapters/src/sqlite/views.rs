@@ -249,7 +249,7 @@ impl ViewStore for SqliteViews {
         if !batch.tags.is_empty() {
             self.record_change(&mut transaction, batch, head).await?;
         }
-        park(&self.file, &mut transaction, batch).await?;
+        park(&self.file, &mut transaction, batch.spec.name, batch.generation, &batch.parking).await?;
         self.file.commit(transaction).await?;
         unsigned(head.0)
     }

@@ -42,6 +42,9 @@ pub enum Projections {
         /// Switch although rows differ under the same fold version.
         #[arg(long)]
         force: bool,
+        /// Park streams with an event that cannot be folded (`casitas parked`) instead of stopping at the first.
+        #[arg(long)]
+        park: bool,
         /// Progress and result as JSON lines on standard output.
         #[arg(long)]
         json: bool,
@@ -90,10 +93,11 @@ impl Operator {
         match verb {
             Projections::List => self.list_projections(rows).await,
             Projections::Status { name } => self.projection_status(name.as_deref(), rows).await,
-            Projections::Rebuild { names, all, parallel, switch, dry_run, force, json: _ } => {
+            Projections::Rebuild { names, all, parallel, switch, dry_run, force, park, json: _ } => {
                 let models = if all { read_models::all() } else { named(&names)? };
                 let manual = switch == SwitchMode::Manual;
-                self.rebuild(&models, projector::Wish { parallel, manual, dry_run, force }, rows).await
+                let park = park.then(|| self.platform.clock.now());
+                self.rebuild(&models, projector::Wish { parallel, manual, dry_run, force, park }, rows).await
             }
             Projections::Switch { name, force } => self.switch(model(&name)?, force, rows).await,
             Projections::Pause { name } => self.pause(model(&name)?, true, rows).await,
@@ -194,5 +198,11 @@ fn refusal(error: RebuildError) -> anyhow::Error {
         RebuildError::Port(ports::Error::Unavailable { .. }) => exit::DEPENDENCY_DOWN,
         RebuildError::Poison(_) | RebuildError::Port(_) => exit::FAILED,
     };
-    Refusal::new(code, error.to_string()).into()
+    let message = match &error {
+        RebuildError::Poison(reason) => {
+            format!("{reason}; nothing was switched. `--park` leaves such a stream out (but not one that needs an upgrade)")
+        }
+        other => other.to_string(),
+    };
+    Refusal::new(code, message).into()
 }

@@ -46,7 +46,7 @@ async fn built(views: &dyn Generations, spec: &'static ModelSpec, position: Posi
     let built = views.build(spec, &at(position), 1).await.expect("begun");
     let Generation { head, parts, .. } = &built;
     let part = Part { finished: true, events: 9, rows: rows.len() as u64, ..parts[0].clone() };
-    views.load(&Load { spec, generation: head.generation, term: head.term, part: &part, rows }).await.expect("loaded");
+    views.load(&Load { spec, generation: head.generation, term: head.term, part: &part, rows, parking: &[] }).await.expect("loaded");
     views.complete(spec, head.generation, head.term).await.expect("complete");
     built
 }
@@ -88,7 +88,7 @@ pub async fn a_rebuild_goes_on_with_the_parts_it_had_in_a_higher_term(views: &dy
     assert!(begun.head.term > claim.term && begun.fits);
     assert_eq!(begun.parts, (0..3).map(|number| Part { number, ..Part::default() }).collect::<Vec<_>>());
     let part = Part { number: 1, stream: "m".into(), position: 3, finished: false, events: 5, rows: 1 };
-    let load = Load { spec, generation: 2, term: begun.head.term, part: &part, rows: &[row("a", 1)] };
+    let load = Load { spec, generation: 2, term: begun.head.term, part: &part, rows: &[row("a", 1)], parking: &[] };
     views.load(&load).await.expect("loaded");
     let again = views.build(spec, &at(99), 5).await.expect("begun again");
     assert_eq!((again.head.generation, again.head.checkpoint), (2, at(7)));
@@ -102,7 +102,7 @@ pub async fn a_load_in_an_earlier_term_writes_nothing(views: &dyn Generations) {
     let begun = views.build(spec, &at(7), 1).await.expect("begun");
     let again = views.build(spec, &at(7), 1).await.expect("begun again");
     let part = Part { finished: true, ..Part::default() };
-    let late = Load { spec, generation: 2, term: begun.head.term, part: &part, rows: &[row("late", 1)] };
+    let late = Load { spec, generation: 2, term: begun.head.term, part: &part, rows: &[row("late", 1)], parking: &[] };
     let refused = views.load(&late).await;
     assert!(matches!(refused, Err(Error::Conflict(_))), "{refused:?}");
     let refused = views.complete(spec, 2, begun.head.term).await;
@@ -117,7 +117,7 @@ pub async fn an_unfinished_generation_is_never_live(views: &dyn Generations) {
     lead(views, spec).await;
     let begun = views.build(spec, &at(7), 2).await.expect("begun");
     let part = Part { finished: true, ..Part::default() };
-    views.load(&Load { spec, generation: 2, term: begun.head.term, part: &part, rows: &[] }).await.expect("loaded");
+    views.load(&Load { spec, generation: 2, term: begun.head.term, part: &part, rows: &[], parking: &[] }).await.expect("loaded");
     for refused in [views.complete(spec, 2, begun.head.term).await, views.switch(spec, 2).await.map(drop)] {
         assert!(matches!(refused, Err(Error::Conflict(_))), "{refused:?}");
     }
@@ -132,7 +132,7 @@ pub async fn a_row_of_two_streams_is_refused(views: &dyn Generations) {
     let mut refused = None;
     for number in 0..2 {
         let part = Part { number, finished: true, ..Part::default() };
-        let load = Load { spec, generation: 2, term: begun.head.term, part: &part, rows: &[row("same", 1)] };
+        let load = Load { spec, generation: 2, term: begun.head.term, part: &part, rows: &[row("same", 1)], parking: &[] };
         refused = views.load(&load).await.err().or(refused);
     }
     if refused.is_none() {
@@ -226,7 +226,7 @@ pub async fn a_dropped_generation_leaves_nothing_and_the_live_one_cannot_be(view
     let begun = views.build(spec, &at(1), 1).await.expect("begun");
     views.drop_generation("dropped", begun.head.generation).await.expect("aborted");
     let part = Part { finished: true, ..Part::default() };
-    let load = Load { spec, generation: begun.head.generation, term: begun.head.term, part: &part, rows: &[row("a", 1)] };
+    let load = Load { spec, generation: begun.head.generation, term: begun.head.term, part: &part, rows: &[row("a", 1)], parking: &[] };
     let aborted = views.load(&load).await;
     assert!(matches!(aborted, Err(Error::Conflict(_))), "{aborted:?}");
 }

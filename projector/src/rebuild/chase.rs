@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use domain::Timestamp;
 use ports::{Checkpoint, Claim, EventLog, Generations, ModelHead, Position, Sealer, ViewBatch};
 use read_models::ReadModel;
 use tokio_util::sync::CancellationToken;
@@ -9,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Progress, RebuildError, Rebuilder, Result};
 use crate::checkpoints;
 use crate::parking::Parked;
-use crate::working::{Taken, Working};
+use crate::working::{Fault, Poison, Taken, Working};
 
 const READ: usize = 2_000;
 
@@ -23,17 +24,31 @@ pub(super) struct Chase {
     /// What the view store has.
     checkpoint: Checkpoint,
     working: Working,
-    /// Of this generation, when it was folded on for a while.
+    /// Of this generation.
     parked: Parked,
+    /// Streams that cannot be folded are parked as of this moment.
+    park: Option<Timestamp>,
+    /// An event that could not be taken: it is tried again only when everything before it is stored.
+    culprit: Option<Position>,
 }
 
 impl Chase {
-    pub(super) async fn of(rebuilder: &Rebuilder, model: &'static dyn ReadModel, head: ModelHead) -> Result<Self> {
+    pub(super) async fn of(
+        rebuilder: &Rebuilder,
+        model: &'static dyn ReadModel,
+        head: ModelHead,
+        park: Option<Timestamp>,
+    ) -> Result<Self> {
         let ModelHead { generation, term, revision, checkpoint, .. } = head;
-        Self::claimed(rebuilder, model, Claim { generation, term, revision, checkpoint }).await
+        Self::claimed(rebuilder, model, Claim { generation, term, revision, checkpoint }, park).await
     }
 
-    pub(super) async fn claimed(rebuilder: &Rebuilder, model: &'static dyn ReadModel, claim: Claim) -> Result<Self> {
+    pub(super) async fn claimed(
+        rebuilder: &Rebuilder,
+        model: &'static dyn ReadModel,
+        claim: Claim,
+        park: Option<Timestamp>,
+    ) -> Result<Self> {
         let spec = model.spec();
         Ok(Self {
             parked: Parked::of(spec, rebuilder.views.parked(spec.name, claim.generation).await?),
@@ -45,6 +60,8 @@ impl Chase {
             term: claim.term,
             working: Working::at(claim.checkpoint.clone()),
             checkpoint: claim.checkpoint,
+            park,
+            culprit: None,
         })
     }
 
@@ -70,18 +87,25 @@ impl Chase {
 
     /// Folds up to a position, as much as one batch takes, and stores it.
     async fn step(&mut self, head: Position, progress: &Progress, stop: &CancellationToken) -> Result<()> {
-        while self.working.position() < head && self.working.has_room() {
+        if self.culprit.is_some_and(|culprit| self.checkpoint.position + 1 == culprit) {
+            self.culprit = None;
+        }
+        let end = self.culprit.map_or(head, |culprit| culprit - 1);
+        while self.working.position() < end && self.working.has_room() {
             if stop.is_cancelled() {
                 return Err(RebuildError::Stopped);
             }
-            let mut events = self.log.read(self.working.position(), READ).await?;
+            let limit = usize::try_from(end - self.working.position()).unwrap_or(READ).min(READ);
+            let mut events = self.log.read(self.working.position(), limit).await?;
             self.sealer.open_recorded(&*self.log, &mut events).await?;
             let events: Vec<_> = events.into_iter().map(Arc::new).collect();
             if events.is_empty() {
                 break;
             }
             let folded = self.working.fold(self.model, &*self.views, self.generation, &events, &self.parked).await?;
-            folded.map_err(|poison| RebuildError::Poison(poison.reason))?;
+            if let Err(poison) = folded {
+                return self.poisoned(poison);
+            }
             progress.caught_up(self.working.position(), head, events.len());
         }
         let Taken { changes, tags, to, .. } = self.working.take()?;
@@ -94,10 +118,22 @@ impl Chase {
             to: to.clone(),
             changes,
             tags,
-            parking: Vec::new(),
+            parking: self.parked.take_changes(),
         };
         self.views.apply(&batch).await?;
         self.checkpoint = to;
         Ok(())
+    }
+
+    /// Throws away what is not stored, half of the culprit's own work with it. What came before it is folded again by itself;
+    /// when it is stored, the culprit's stream is parked.
+    fn poisoned(&mut self, poison: Poison) -> Result<()> {
+        let (Fault::Fold(_), Some(now)) = (&poison.fault, self.park) else { return Err(RebuildError::Poison(poison.reason)) };
+        self.working = Working::at(self.checkpoint.clone());
+        if self.checkpoint.position + 1 != poison.event.position {
+            self.culprit = Some(poison.event.position);
+            return Ok(());
+        }
+        self.parked.park(&poison, now).map_err(RebuildError::Poison)
     }
 }

@@ -223,7 +223,11 @@ impl Rebuilder {
         let live_head = still.head(spec, live.head.generation).await?;
         let head = still.head(spec, generation).await?;
         let (at, live_at) = (head.checkpoint.position, live_head.checkpoint.position);
-        let between = self.between(model, at.min(live_at), at.max(live_at)).await?;
+        let mut between = self.between(model, at.min(live_at), at.max(live_at)).await?;
+        // Streams that are folded no further on one of the sides.
+        let mut parked = self.views.parked(spec.name, live.head.generation).await?;
+        parked.extend(self.views.parked(spec.name, generation).await?);
+        between.retain(|event| !parked.iter().any(|parked| parked.stream == event.stream && parked.position <= event.position));
         let mut touched: BTreeSet<String> = BTreeSet::new();
         for event in &between {
             touched.extend(model.keys(event)?);

@@ -6,15 +6,18 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use domain::AggregateKind;
-use ports::{EventLog, Generations, Load, Part, Position, Recorded, Sealer, StoredRow, Stretch};
+use domain::{AggregateKind, StreamId, Timestamp};
+use ports::{
+    EventLog, EventQuery, Generations, Load, ParkedStream, Parking, Part, Position, Recorded, Sealer, StoredRow, Stretch,
+};
 use read_models::{Feed, ReadModel, Rows};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Progress, RebuildError, Result};
 use crate::known;
-use crate::working::{caught, told};
+use crate::parking::{STREAMS_MAX, parked_at};
+use crate::working::{caught, told, without_personal};
 
 /// Positions read at once; the next ones are read while these are folded.
 const WINDOW: u64 = 10_000;
@@ -22,6 +25,8 @@ const WINDOW: u64 = 10_000;
 const SAMPLE: usize = 64;
 /// Rows of streams loaded by one transaction, give or take those of the last one.
 const SLICE_ROWS: usize = 5_000;
+/// Events of a parked stream that are read at once.
+const CHUNK: usize = 1_000;
 
 pub(super) struct Replay {
     pub model: &'static dyn ReadModel,
@@ -35,6 +40,8 @@ pub(super) struct Replay {
     pub parts: u32,
     /// Of this part's rows that are not stored yet, about.
     pub held_bytes: usize,
+    /// Streams that cannot be folded are parked as of this moment.
+    pub park: Option<Timestamp>,
     pub progress: Progress,
     pub stop: CancellationToken,
 }
@@ -44,6 +51,15 @@ struct Stream {
     rows: Rows,
     events: u64,
 }
+
+impl Stream {
+    fn new() -> Self {
+        Self { rows: Rows::first(), events: 0 }
+    }
+}
+
+/// Streams of a part that are folded no further.
+type Parked = HashMap<StreamId, ParkedStream>;
 
 /// Windows that are read ahead by one.
 struct Windows {
@@ -117,23 +133,39 @@ impl Replay {
     /// Rows that stand as soon as they are made: they are loaded window by window.
     async fn events(self: &Arc<Self>, kind: AggregateKind, mut part: Part) -> Result<()> {
         let mut windows = Windows::new(self, kind, &part);
+        // Those of other parts as well; they are met by none of ours.
+        let parked = self.views.parked(self.model.spec().name, self.generation).await?;
+        let mut parked: Parked = parked.into_iter().map(|parked| (parked.stream.clone(), parked)).collect();
         self.progress.at(part.number, part.position, 0);
         while let Some((to, events)) = windows.next().await? {
-            let mut rows = Rows::first();
-            for event in &events {
-                self.fold(event, &mut rows)?;
-            }
-            let rows = rows.into_stored()?;
+            let mut fresh = Parked::new();
+            let (rows, folded) = loop {
+                let (mut rows, mut folded, mut poisoned) = (Rows::first(), 0, false);
+                for event in events.iter().filter(|event| !waits(&parked, event)) {
+                    if let Some(fault) = self.fold(event, &mut rows)? {
+                        let stream = self.parked(event, &fault, parked.len())?;
+                        parked.insert(event.stream.clone(), stream.clone());
+                        fresh.insert(event.stream.clone(), stream);
+                        poisoned = true;
+                    } else {
+                        folded += 1;
+                    }
+                }
+                // Half of what was not taken may be in the rows: once more, without it.
+                if !poisoned {
+                    break (rows.into_stored()?, folded);
+                }
+            };
             part.position = to;
-            part.events += events.len() as u64;
+            part.events += folded;
             part.finished = to == self.to;
-            self.load(&mut part, &rows).await?;
+            self.load(&mut part, &rows, fresh).await?;
             self.progress.at(part.number, to, events.len());
             self.go_on()?;
         }
         if !part.finished {
             part.finished = true;
-            self.load(&mut part, &[]).await?;
+            self.load(&mut part, &[], Parked::new()).await?;
         }
         Ok(())
     }
@@ -142,21 +174,26 @@ impl Replay {
     async fn pass(self: &Arc<Self>, kind: AggregateKind, mut part: Part) -> Result<Part> {
         let mut windows = Windows::new(self, kind, &part);
         let mut streams: HashMap<String, Stream> = HashMap::new();
-        let mut cut: Option<String> = None;
+        let (mut cut, mut parked): (Option<String>, Parked) = Default::default();
         self.progress.at(part.number, 0, 0);
         while let Some((to, events)) = windows.next().await? {
             for event in &events {
                 let id = event.stream.id.as_str();
                 // What was read ahead does not know of the cut yet.
-                if cut.as_deref().is_some_and(|cut| id > cut) {
+                if cut.as_deref().is_some_and(|cut| id > cut) || waits(&parked, event) {
                     continue;
                 }
                 let stream = match streams.get_mut(id) {
                     Some(stream) => stream,
-                    None => streams.entry(id.to_owned()).or_insert_with(|| Stream { rows: Rows::first(), events: 0 }),
+                    None => streams.entry(id.to_owned()).or_insert_with(Stream::new),
                 };
-                self.fold(event, &mut stream.rows)?;
-                stream.events += 1;
+                match self.fold(event, &mut stream.rows)? {
+                    None => stream.events += 1,
+                    Some(fault) => {
+                        drop(streams.remove(id));
+                        parked.insert(event.stream.clone(), self.parked(event, &fault, parked.len())?);
+                    }
+                }
             }
             self.progress.at(part.number, to, events.len());
             self.go_on()?;
@@ -165,18 +202,30 @@ impl Replay {
                 windows.stretch.streams_to = cut.clone();
             }
         }
-        self.store(&mut part, streams, cut).await?;
+        // Those beyond the cut are met again by another pass.
+        parked.retain(|stream, _| cut.as_ref().is_none_or(|cut| stream.id <= *cut));
+        for parked in parked.values() {
+            streams.insert(parked.stream.id.clone(), self.before(parked).await?);
+        }
+        self.store(&mut part, streams, cut, parked).await?;
         Ok(part)
     }
 
     /// Writes complete streams in the order of their ids, so that the last one tells how far that got.
-    async fn store(&self, part: &mut Part, streams: HashMap<String, Stream>, cut: Option<String>) -> Result<()> {
+    async fn store(
+        &self,
+        part: &mut Part,
+        streams: HashMap<String, Stream>,
+        cut: Option<String>,
+        mut parked: Parked,
+    ) -> Result<()> {
         let mut streams: Vec<_> = streams.into_iter().collect();
         streams.sort_unstable_by(|left, right| left.0.cmp(&right.0));
         let mut slice: Vec<StoredRow> = Vec::new();
         for (id, Stream { rows, events }) in streams {
             if slice.len() >= SLICE_ROWS {
-                self.load(part, &slice).await?;
+                let parked = parked.extract_if(|stream, _| stream.id <= part.stream).collect();
+                self.load(part, &slice, parked).await?;
                 slice.clear();
                 self.go_on()?;
             }
@@ -188,25 +237,64 @@ impl Replay {
             Some(cut) => part.stream = cut,
             None => part.finished = true,
         }
-        self.load(part, &slice).await
+        self.load(part, &slice, parked).await
     }
 
-    async fn load(&self, part: &mut Part, rows: &[StoredRow]) -> Result<()> {
+    async fn load(&self, part: &mut Part, rows: &[StoredRow], parked: Parked) -> Result<()> {
         part.rows += rows.len() as u64;
-        let load = Load { spec: self.model.spec(), generation: self.generation, term: self.term, part, rows };
+        let parking: Vec<Parking> = parked.into_values().map(Parking::Park).collect();
+        let (spec, generation, term) = (self.model.spec(), self.generation, self.term);
+        let load = Load { spec, generation, term, part, rows, parking: &parking };
         self.views.load(&load).await?;
         self.progress.loaded(rows.len());
         Ok(())
     }
 
-    fn fold(&self, event: &Recorded, rows: &mut Rows) -> Result<()> {
-        let folded = known::check(event).and_then(|()| caught(|| self.model.fold(event, rows)));
-        folded.map_err(|reason| RebuildError::Poison(told(self.model, event, &reason)))
+    /// Why the event cannot be folded, when its stream may be parked for that; the rows may have half of it in them then.
+    fn fold(&self, event: &Recorded, rows: &mut Rows) -> Result<Option<String>> {
+        let poison = |reason: &str| RebuildError::Poison(told(self.model, event, reason));
+        known::check(event).map_err(|upgrade| poison(&upgrade))?;
+        match caught(|| self.model.fold(event, rows)) {
+            Ok(()) => Ok(None),
+            Err(reason) => {
+                let reason = without_personal(event, reason);
+                if self.park.is_some() { Ok(Some(reason)) } else { Err(poison(&reason)) }
+            }
+        }
+    }
+
+    fn parked(&self, event: &Recorded, fault: &str, already: usize) -> Result<ParkedStream> {
+        match self.park {
+            Some(now) if already < STREAMS_MAX => Ok(parked_at(event, fault, now)),
+            _ => Err(RebuildError::Poison(told(self.model, event, fault))),
+        }
+    }
+
+    /// A parked stream's rows as they are before the event that cannot be folded.
+    async fn before(&self, parked: &ParkedStream) -> Result<Stream> {
+        let query = EventQuery { stream: Some(parked.stream.clone()), ..EventQuery::default() };
+        let (mut stream, mut after) = (Stream::new(), 0);
+        loop {
+            let mut events = self.log.search(&query, after, parked.position - 1, CHUNK).await?;
+            let Some(last) = events.last() else { return Ok(stream) };
+            after = last.position;
+            self.sealer.open_recorded(&*self.log, &mut events).await?;
+            for event in &events {
+                if let Some(fault) = self.fold(event, &mut stream.rows)? {
+                    return Err(RebuildError::Poison(told(self.model, event, &fault)));
+                }
+                stream.events += 1;
+            }
+        }
     }
 
     fn go_on(&self) -> Result<()> {
         if self.stop.is_cancelled() { Err(RebuildError::Stopped) } else { Ok(()) }
     }
+}
+
+fn waits(parked: &Parked, event: &Recorded) -> bool {
+    !parked.is_empty() && parked.contains_key(&event.stream)
 }
 
 /// What all streams weigh, by some of them.

@@ -2,10 +2,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::Poll;
 
-use domain::reports::ReportKind;
+use domain::reports::{Report, ReportCommand, ReportKind};
 use domain::{AggregateKind, Context, StreamId};
 use ports::{
-    AppendRequest, Generations, Metadata, ModelSpec, NewEvent, Recorded, Result, RowChange, Standing, StreamAppend,
+    AppendRequest, Ask, Clock, Generations, Metadata, ModelSpec, NewEvent, ParkedStreams, Recorded, Result, RowChange, Standing, StreamAppend,
     ViewBatch, ViewStore,
 };
 use projector::{Comparison, Done, Outcome, Progress, RebuildError, Rebuilder, Wish};
@@ -16,9 +16,9 @@ use serde_json::value::to_raw_value;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::support::{Process, Trace, Traced, World, request_report, until};
+use crate::support::{Process, Trace, Traced, World, execute, request_report, until};
 
-const PLAIN: Wish = Wish { parallel: 1, manual: false, dry_run: false, force: false };
+const PLAIN: Wish = Wish { parallel: 1, manual: false, dry_run: false, force: false, park: None };
 
 async fn rebuild(rebuilder: &Rebuilder, model: &'static dyn ReadModel, wish: Wish) -> Result<Done, RebuildError> {
     rebuilder.rebuild(model, wish, &Progress::default(), &CancellationToken::new()).await
@@ -226,6 +226,65 @@ async fn a_model_of_rows_of_many_streams_is_folded_in_the_order_of_the_log() {
     assert!(done.comparison.is_equal() && matches!(done.outcome, Outcome::Switched(_)), "{done:?}");
     assert_eq!(Traced::positions(world.doc("trace", "all").await), (1..=30).collect::<Vec<u64>>());
     process.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn told_to_park_a_rebuild_leaves_a_poison_stream_out_and_a_retry_heals_it() {
+    let feeds = [Feed::Mixed, Feed::Streams(AggregateKind::Report), Feed::Events(AggregateKind::Report)];
+    for (feed, held_bytes) in feeds.into_iter().flat_map(|feed| [(feed, usize::MAX), (feed, 1)]) {
+        let world = World::new();
+        let sick = Trace::fed(Context::Reports, "sick", feed);
+        let client = world.client();
+        let mut ids = vec![];
+        for _ in 0..8 {
+            ids.push(request_report(&client, ReportKind::LeaseRegister).await);
+        }
+        // Position 9 and 10: the fourth goes on behind the event that cannot be folded, and the fifth.
+        for id in [ids[3], ids[4]] {
+            execute::<Report>(&client, id, ReportCommand::StartAttempt { worker: "test".into() }).await;
+        }
+        execute::<Report>(&client, ids[3], ReportCommand::CancelReport).await;
+        let process = world.start(vec![sick]);
+        until("all folded", || async { process.follower("sick").position == 11 }).await;
+
+        // What is live was folded when there was no fault: the ninth event is one only now.
+        sick.is_poisoned_by(Some((9, false)));
+        let rebuilder = world.rebuilder().with_held_bytes(held_bytes);
+        let stopped = rebuild(&rebuilder, sick, PLAIN).await.expect_err("poison");
+        assert!(matches!(&stopped, RebuildError::Poison(told) if told.contains("reports:9")), "{stopped}");
+        let wish = Wish { park: Some(world.clock.now()), parallel: 2, ..PLAIN };
+        let done = rebuild(&rebuilder, sick, wish).await.expect("rebuilt");
+        assert!(matches!(done.outcome, Outcome::Refused), "{feed:?}: other rows than those that are seen: {done:?}");
+        assert_eq!(done.parked, 1);
+        let done = rebuild(&rebuilder, sick, Wish { force: true, ..wish }).await.expect("switched");
+        assert!(matches!(done.outcome, Outcome::Switched(_)), "{done:?}");
+        let parked = world.views.parked("sick", 2).await.expect("parked");
+        assert_eq!(parked.iter().map(|parked| (parked.position, parked.sequence)).collect::<Vec<_>>(), [(9, 2)]);
+        let folded = |key: String| async { Traced::positions(world.doc("sick", &key).await) };
+        let (fourth, fifth) = (ids[3].to_string(), ids[4].to_string());
+        match feed {
+            Feed::Mixed => assert_eq!(folded("all".into()).await, [1, 2, 3, 4, 5, 6, 7, 8, 10]),
+            Feed::Streams(_) => assert_eq!((folded(fourth).await, folded(fifth).await), (vec![4], vec![5, 10])),
+            Feed::Events(_) => {
+                let found = [folded("0004".into()).await, folded("0009".into()).await, folded("0011".into()).await];
+                assert_eq!(found, [vec![4], vec![], vec![]]);
+            }
+        }
+        // The same again, with the live one parked as well: now they are equal.
+        let again = rebuild(&rebuilder, sick, wish).await.expect("rebuilt");
+        assert!(again.comparison.is_equal() && matches!(again.outcome, Outcome::Switched(_)), "{feed:?}: {again:?}");
+
+        sick.is_poisoned_by(None);
+        let found = world.views.parked("sick", 3).await.expect("parked").remove(0);
+        world.views.ask("sick", 3, &found.stream, found.position, Ask::Retry).await.expect("asked");
+        until("healed", || async { world.views.parked("sick", 3).await.expect("parked").is_empty() }).await;
+        match feed {
+            Feed::Mixed => assert_eq!(folded("all".into()).await, [1, 2, 3, 4, 5, 6, 7, 8, 10, 9, 11]),
+            Feed::Streams(_) => assert_eq!(folded(ids[3].to_string()).await, [4, 9, 11]),
+            Feed::Events(_) => assert_eq!([folded("0009".into()).await, folded("0011".into()).await], [[9], [11]]),
+        }
+        process.stop().await;
+    }
 }
 
 /// Reports as a new release folds them.

@@ -27,7 +27,7 @@ const APPEND_LOCK: i64 = 7_161_131_779_257_103_137;
 const RECOVERS_WITHIN: Duration = Duration::from_secs(90);
 /// Acknowledged commands and answered GETs that show that it is back.
 const SIGNS_OF_LIFE: u64 = 5;
-/// `fail_timeout` in nginx/templates, and a little.
+/// `fail_timeout=1s` in whole seconds of its clock, so up to two, and a little.
 const NGINX_FORGIVES_AFTER: Duration = Duration::from_millis(2_500);
 const SKEW_S: i64 = 600;
 /// Which the load never leaves alone.

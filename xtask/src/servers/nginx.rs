@@ -64,7 +64,7 @@ impl NginxOptions {
             ("NGINX_TEMP", dir.join("temp").display().to_string()),
             ("NGINX_ACCESS_LOG", dir.join("access.log").display().to_string()),
             ("NGINX_COMMAND_SERVERS", servers(&self.command_ports, "max_fails=0")),
-            ("NGINX_QUERY_SERVERS", servers(&self.query_ports, "max_fails=1 fail_timeout=2s")),
+            ("NGINX_QUERY_SERVERS", servers(&self.query_ports, "max_fails=1 fail_timeout=1s")),
             ("NGINX_API_RATE", self.api_rate.clone()),
             ("NGINX_API_BURST", self.api_burst.to_string()),
             ("NGINX_LOGIN_RATE", self.login_rate.clone()),

@@ -23,7 +23,7 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 --into dry               reads every event as this build knows it, and delivers nothing
 --into projection:NAME   folds into rows that are thrown away; shows their number and digest
---into http://…          posts each event as a CloudEvent 1.0 (application/cloudevents+json), personal data masked, and waits for 2xx; \
+--into https://…         posts each event as a CloudEvent 1.0 (application/cloudevents+json), personal data masked, and waits for 2xx; \
 answers 429 and 5xx are tried again
 --into stdout            the same CloudEvents, one a line
 
@@ -31,7 +31,7 @@ Contexts come one after the other. At the end the number delivered must be the n
 off says where to go on: --from CONTEXT:POSITION. A webhook may get the event at which it was cut off twice; its id is the same.",
     after_help = "Examples:
   casitas events replay --into dry
-  casitas events replay --context units --from 2026-11-01 --rate 200 --into http://127.0.0.1:9000/hook
+  casitas events replay --context units --from 2026-11-01 --rate 200 --into https://example.com/hook
   casitas events replay --into projection:available_units"
 )]
 pub struct Replay {

@@ -31,6 +31,7 @@ impl Operator {
             };
             let mut row = result_row(*model, result, &done.comparison);
             row["events"] = json!(done.events);
+            row["parked"] = json!(done.parked);
             rows.send(row).await?;
             if differs {
                 let why = match done.outcome {

@@ -4,12 +4,14 @@ use std::sync::Mutex;
 
 use domain::Context;
 use ports::{Error, ModelSpec, Position, Recorded, Result};
-use read_models::{ReadModel, Rows};
+use read_models::{Feed, ReadModel, Rows};
 use serde_json::{Value, json};
 
-/// Writes down every position it folds: one folded twice, skipped or out of order is seen. Row `all`, and one row a stream.
+/// Writes down every position it folds: one folded twice, skipped or out of order is seen. Row `all`, and one row a stream; or what
+/// its feed allows.
 pub struct Trace {
     spec: &'static ModelSpec,
+    feed: Feed,
     /// The event that it cannot take (0: every one), and whether it panics on it.
     pub poison: Mutex<Option<(Position, bool)>>,
 }
@@ -24,8 +26,12 @@ impl Traced {
 
 impl Trace {
     pub fn over(context: Context, name: &'static str) -> &'static Self {
+        Self::fed(context, name, Feed::Mixed)
+    }
+
+    pub fn fed(context: Context, name: &'static str, feed: Feed) -> &'static Self {
         let spec = Box::leak(Box::new(ModelSpec { name, fold_version: 1, context, fields: &[] }));
-        Box::leak(Box::new(Self { spec, poison: Mutex::default() }))
+        Box::leak(Box::new(Self { spec, feed, poison: Mutex::default() }))
     }
 }
 
@@ -39,12 +45,20 @@ impl ReadModel for Trace {
     fn spec(&self) -> &'static ModelSpec {
         self.spec
     }
+    fn feed(&self) -> Feed {
+        self.feed
+    }
     fn keys(&self, event: &Recorded) -> Result<Vec<String>> {
-        Ok(vec!["all".into(), event.stream.id.clone()])
+        Ok(match self.feed {
+            Feed::Mixed => vec!["all".into(), event.stream.id.clone()],
+            Feed::Streams(_) => vec![event.stream.id.clone()],
+            Feed::Events(_) => vec![format!("{:04}", event.position)],
+        })
     }
     fn fold(&self, event: &Recorded, rows: &mut Rows) -> Result<()> {
-        for key in ["all", &event.stream.id] {
-            let mut positions = Traced::positions(rows.get::<Value>(key)?);
+        for key in &self.keys(event)? {
+            let known = if matches!(self.feed, Feed::Events(_)) { None } else { rows.get::<Value>(key)? };
+            let mut positions = Traced::positions(known);
             positions.push(event.position);
             rows.put(key, json!({ "positions": positions }), vec![])?;
             // Between the rows, so that half of the event's work is done when it fails.

@@ -29,6 +29,7 @@ mod rows;
 mod size;
 mod tally;
 mod twin;
+mod verb;
 mod wire;
 mod workload;
 mod wrk;
@@ -63,6 +64,12 @@ struct Cli {
     /// Rounds (default 3, with --quick 1)
     #[arg(long)]
     rounds: Option<usize>,
+    /// Rebuild from a log of so many events, instead of the usual sizes; with --only rebuild
+    #[arg(long, value_name = "N")]
+    events: Option<usize>,
+    /// Rows that the rebuilt read model has (default 5000); with --only rebuild
+    #[arg(long, value_name = "N")]
+    units: Option<usize>,
     /// Write no docs/benchmarks
     #[arg(long)]
     no_report: bool,
@@ -110,7 +117,11 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<bool> {
     let rounds = cli.rounds.unwrap_or(if cli.quick { 1 } else { 3 });
     ensure!(rounds > 0, "no rounds, no figures");
-    let bench = Bench::new(cli.quick, rounds, cli.binary.clone(), cli.force)?;
+    let rebuild_only = !cli.only.is_empty() && cli.only.iter().all(|part| part == rebuild::NAME);
+    let is_sized = cli.events.is_some() || cli.units.is_some();
+    ensure!(rebuild_only || !is_sized, "--events and --units go with --only {}", rebuild::NAME);
+    let bench =
+        Bench { events: cli.events, units: cli.units, ..Bench::new(cli.quick, rounds, cli.binary.clone(), cli.force)? };
     for only in &cli.only {
         let known: Vec<&str> = parts().iter().map(|part| part.name()).collect();
         ensure!(known.contains(&only.as_str()), "no part {only}: one of {}", known.join(", "));
@@ -174,6 +185,8 @@ fn command(cli: &Cli) -> String {
     words.extend(cli.quick.then(|| "--quick".to_owned()));
     words.extend(cli.only.iter().map(|part| format!("--only {part}")));
     words.extend(cli.rounds.map(|rounds| format!("--rounds {rounds}")));
+    words.extend(cli.events.map(|events| format!("--events {events}")));
+    words.extend(cli.units.map(|units| format!("--units {units}")));
     words.extend(cli.force.then(|| "--force".to_owned()));
     words.join(" ")
 }

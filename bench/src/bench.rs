@@ -17,13 +17,17 @@ pub struct Bench {
     pub binary: PathBuf,
     /// Measure beside other work, too; the figures are marked.
     pub force: bool,
+    /// The size of the log that is rebuilt from, where another one is asked for.
+    pub events: Option<usize>,
+    /// Rows of what is rebuilt, where other than usual ones are asked for.
+    pub units: Option<usize>,
     /// Two workers, as the product has.
     pub runtime: Runtime,
 }
 
 impl Bench {
     pub fn new(quick: bool, rounds: usize, binary: PathBuf, force: bool) -> Result<Self> {
-        Ok(Self { quick, rounds, binary, force, runtime: runtime()? })
+        Ok(Self { quick, rounds, binary, force, events: None, units: None, runtime: runtime()? })
     }
 
     /// How long one run lasts.

@@ -30,18 +30,21 @@ mod rows;
 mod size;
 mod tally;
 mod twin;
+mod verb;
 mod wire;
 mod workload;
 mod wrk;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
 
 use crate::bench::{Bench, Part, Round};
 use crate::figure::{Check, Sample};
+use crate::machine::Machine;
 use crate::report::Run;
 use crate::rows::Finished;
 
@@ -64,6 +67,12 @@ struct Cli {
     /// Rounds (default 3, with --quick 1)
     #[arg(long)]
     rounds: Option<usize>,
+    /// Rebuild from a log of so many events, instead of the usual sizes; with --only rebuild
+    #[arg(long, value_name = "N")]
+    events: Option<usize>,
+    /// Rows that the rebuilt read model has (default 5000); with --only rebuild
+    #[arg(long, value_name = "N")]
+    units: Option<usize>,
     /// Write no docs/benchmarks
     #[arg(long)]
     no_report: bool,
@@ -112,7 +121,11 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<bool> {
     let rounds = cli.rounds.unwrap_or(if cli.quick { 1 } else { 3 });
     ensure!(rounds > 0, "no rounds, no figures");
-    let bench = Bench::new(cli.quick, rounds, cli.binary.clone(), cli.force)?;
+    let rebuild_only = !cli.only.is_empty() && cli.only.iter().all(|part| part == rebuild::NAME);
+    let is_sized = cli.events.is_some() || cli.units.is_some();
+    ensure!(rebuild_only || !is_sized, "--events and --units go with --only {}", rebuild::NAME);
+    let bench =
+        Bench { events: cli.events, units: cli.units, ..Bench::new(cli.quick, rounds, cli.binary.clone(), cli.force)? };
     for only in &cli.only {
         let known: Vec<&str> = parts().iter().map(|part| part.name()).collect();
         ensure!(known.contains(&only.as_str()), "no part {only}: one of {}", known.join(", "));
@@ -120,37 +133,42 @@ fn run(cli: &Cli) -> Result<bool> {
     if !bench.force {
         quiet::wait_until_quiet()?;
     }
-    let machine = machine::Machine::ask();
-    let mut samples = Vec::new();
-    let mut finished = Vec::new();
-    for part in parts() {
-        if cli.only.is_empty() || cli.only.iter().any(|only| only == part.name()) {
-            finished.push(run_part(&bench, part, &mut samples));
-        }
-    }
-    for part in &finished {
+    let machine = Machine::ask();
+    let date = jiff::Zoned::now().date().to_string();
+    let folder = xtask::workspace::root().join("docs/benchmarks");
+    let (mut samples, mut finished) = (Vec::new(), Vec::new());
+    let wanted = |part: &dyn Part| cli.only.is_empty() || cli.only.iter().any(|only| only == part.name());
+    for part in parts().into_iter().filter(|part| wanted(&**part)) {
+        let began = Instant::now();
+        let part = run_part(&bench, part, &mut samples);
+        eprintln!("bench: {} took {:.1} min", part.name, began.elapsed().as_secs_f64() / 60.0);
         if !cli.json {
-            rows::print(part, &samples);
+            rows::print(&part, &samples);
+        }
+        finished.push(part);
+        // After each part: a run that is cut off has reported what it has measured.
+        if !cli.no_report {
+            report(cli, rounds, (&date, &machine), &finished, &samples).write(&folder)?;
         }
     }
-    let run = Run {
-        command: command(cli),
-        quick: cli.quick,
-        rounds,
-        date: jiff::Zoned::now().date().to_string(),
-        machine,
-        parts: &finished,
-        samples: &samples,
-    };
     if cli.json {
-        println!("{}", serde_json::to_string_pretty(&run.json())?);
+        println!("{}", serde_json::to_string_pretty(&report(cli, rounds, (&date, &machine), &finished, &samples).json())?);
     }
     if !cli.no_report {
-        let folder = xtask::workspace::root().join("docs/benchmarks");
-        run.write(&folder)?;
         eprintln!("bench: the report is in {}", folder.display());
     }
     Ok(finished.iter().all(|part| part.failure.is_none() && !part.checks.iter().any(Check::failed)))
+}
+
+fn report<'a>(
+    cli: &Cli,
+    rounds: usize,
+    (date, machine): (&str, &Machine),
+    parts: &'a [Finished],
+    samples: &'a [Sample],
+) -> Run<'a> {
+    let (command, quick, date, machine) = (command(cli), cli.quick, date.to_owned(), machine.clone());
+    Run { command, quick, rounds, date, machine, parts, samples }
 }
 
 /// A part that fails does not keep the others from being measured.
@@ -176,6 +194,8 @@ fn command(cli: &Cli) -> String {
     words.extend(cli.quick.then(|| "--quick".to_owned()));
     words.extend(cli.only.iter().map(|part| format!("--only {part}")));
     words.extend(cli.rounds.map(|rounds| format!("--rounds {rounds}")));
+    words.extend(cli.events.map(|events| format!("--events {events}")));
+    words.extend(cli.units.map(|units| format!("--units {units}")));
     words.extend(cli.force.then(|| "--force".to_owned()));
     words.join(" ")
 }

@@ -1,9 +1,10 @@
 //! Rebuilding: from the log to a complete, compared and switched view by what `casitas projections rebuild` runs, in one part
 //! and in two, beside the plain export of the same rows and cqrs-es' replay of them. Also what a projector does that begins at 0
-//! in an empty view store, and the bare reading and folding without a store.
+//! in an empty view store, the bare reading and folding without a store, and the verb as a process, with the memory it takes.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,26 +21,36 @@ use domain::Context;
 use domain::units::Unit;
 use ports::{EventLog, Hints, Logs, MasterKey, Sealer, SystemClock, ViewStore};
 use postgres_es::PostgresEventRepository;
-use projector::{Progress, Projector, Rebuilder, Wish};
+use projector::{Done, Progress, Projector, Rebuilder, Wish};
 use read_models::{ReadModel, Rows};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
-use xtask::servers::{POSTGRES_OWNER, Postgres};
+use xtask::process::{Program, private_dir};
+use xtask::servers::{POSTGRES_OWNER, Postgres, Redis};
 
 use crate::bench::{Bench, Part, Round};
-use crate::figure::{Check, Compare, Curve, Outcome};
+use crate::figure::{Check, Compare, Curve, Outcome, Stat};
 use crate::portfolio::{Portfolio, change};
 use crate::product::chained;
+use crate::rows::number;
+use crate::size::megabytes;
 use crate::tally::Tally;
+use crate::verb;
 
+pub const NAME: &str = "rebuild";
 const UNITS: usize = 5_000;
 /// Events of a unit that is added and listed, its number's claim included; and its house's own.
 const EVENTS_A_UNIT: usize = 3;
 /// What the bare fold reads at once.
 const READ: usize = 5_000;
+const GROWN_AT_ONCE: usize = 1_000_000;
+const REFUSALS_MAX: usize = 5;
 const WITHIN: Duration = Duration::from_secs(900);
-const PASSWORD: &str = "a-password-of-the-benchmark";
+/// From a log that is larger no projector begins at 0, and only one read model is rebuilt: that takes minutes each.
+const SMALL_MAX: usize = 2_000_000;
+/// What the verb may take, whatever the log's size.
+const VERB_MB_MAX: f64 = 256.0;
 const MODELS: [&dyn ReadModel; 2] = [&read_models::available_units::AvailableUnits, &read_models::units::Units];
 
 const PARTS: [u32; 2] = [1, 2];
@@ -53,9 +64,41 @@ struct Lab {
     logs: Logs,
     hints: Arc<dyn Hints>,
     sealer: Sealer,
+    /// Where the verb looks; folded while the log was small.
+    views: Arc<PostgresViews>,
+    /// The verb's: it tells the caches.
+    redis: Redis,
     postgres: Postgres,
-    _folder: TempDir,
+    secrets: Secrets,
+    folder: TempDir,
     stores: usize,
+}
+
+/// What `casitas secrets init` made.
+struct Secrets(PathBuf);
+
+impl Secrets {
+    fn make(binary: &Path, folder: &Path) -> Result<Self> {
+        let at = folder.join("secrets");
+        Program::new("secrets", binary, folder.join("secrets.log")).args(["secrets", "init", &text(&at)]).run()?;
+        Ok(Self(at))
+    }
+
+    fn of(&self, name: &str) -> Result<String> {
+        let secret = fs::read_to_string(self.0.join(name)).with_context(|| format!("no secret {name}"))?;
+        Ok(secret.trim().to_owned())
+    }
+
+    fn roles(&self) -> Result<RolePasswords> {
+        let [command, query, projector, worker] = ["command", "query", "projector", "worker"];
+        let of = |role: &str| self.of(&format!("db_{role}"));
+        Ok(RolePasswords { command: of(command)?, query: of(query)?, projector: of(projector)?, worker: of(worker)? })
+    }
+
+    fn server(&self, postgres: &Postgres, user: &str) -> Result<PostgresServer> {
+        let secret = if user == POSTGRES_OWNER { "postgres_password" } else { "db_projector" };
+        PostgresServer::new(&postgres.address(), user, &self.of(secret)?).map_err(chained)
+    }
 }
 
 pub struct Rebuild {
@@ -72,10 +115,16 @@ impl Rebuild {
     fn measure(&mut self, bench: &Bench, round: &mut Round<'_>) -> Result<()> {
         let lab = self.lab.as_mut().context("setup comes first")?;
         let events = bench.block(lab.head())?;
-        let size = nominal(events);
-        for model in MODELS {
-            let views = bench.block(lab.empty_views())?;
-            round.measure(full(model, size), "events/s", || bench.block(lab.project(model, &views, events)))?;
+        let size = nominal(&self.sizes, events);
+        for model in models(size) {
+            let views = if size > SMALL_MAX {
+                bench.block(lab.bring_up(model))?;
+                lab.views.clone()
+            } else {
+                let views = bench.block(lab.empty_views())?;
+                round.measure(full(model, size), "events/s", || bench.block(lab.project(model, &views, events)))?;
+                views
+            };
             for parts in PARTS {
                 let mut replayed = 0;
                 round.measure(rebuilt(model, parts, size), "events/s", || {
@@ -93,17 +142,44 @@ impl Rebuild {
         round.measure(replay(size), "events/s", || bench.block(lab.replay(&mut replayed)))?;
         let units = lab.of_units()?;
         self.tally.add(COUNTED, replayed, (replayed != units).then(|| format!("{replayed} of {units} replayed")));
+        self.measure_verb(bench, round, size)
+    }
+
+    /// The process that an operator starts: its pace with all that starting takes, and its memory.
+    fn measure_verb(&mut self, bench: &Bench, round: &mut Round<'_>, size: usize) -> Result<()> {
+        let lab = self.lab.as_mut().context("setup comes first")?;
+        let [model, _] = MODELS;
+        // A generation at the head, for the verb to compare with.
+        bench.block(lab.bring_up(model))?;
+        let (events, units) = (bench.block(lab.head())?, lab.of_units()?);
+        for parts in PARTS {
+            let mut ran = None;
+            round.measure(by_verb(model, parts, size), "events/s", || {
+                let ran = ran.insert(lab.verb(bench, model, parts)?);
+                Ok(Outcome::plain(events as f64 / ran.took.as_secs_f64()))
+            })?;
+            let ran = ran.context("it ran")?;
+            round.keep(memory(model, parts, size), "MB", Outcome::plain(megabytes(ran.peak_bytes)), 0.0);
+            let switched = ran.result["result"] == "switched" && ran.result["events"] == units;
+            self.tally.add(COUNTED, units, (!switched).then(|| format!("the verb said {}", ran.result)));
+        }
         Ok(())
     }
 
     /// Commands until the log has so many events, and a checkpoint and statistics after it as a store at rest has them.
     fn grow(&mut self, bench: &Bench, events: usize) -> Result<()> {
         let lab = self.lab.as_mut().context("setup comes first")?;
-        let have = bench.block(lab.head())? as usize;
+        let (started, ids, mut refusals) = (Instant::now(), lab.portfolio.ids.clone(), 0);
+        let mut have = bench.block(lab.head())? as usize;
         if have < events {
-            let started = Instant::now();
-            let ids = lab.portfolio.ids.clone();
-            bench.block(change(&lab.handler, &ids, events - have))?;
+            while have < events {
+                // A disk that stalls may cost a command, and minutes of commands meet one that does.
+                if let Err(error) = bench.block(change(&lab.handler, &ids, GROWN_AT_ONCE.min(events - have))) {
+                    refusals += 1;
+                    ensure!(refusals <= REFUSALS_MAX, "{error:#}");
+                }
+                have = bench.block(lab.head())? as usize;
+            }
             eprintln!("bench: a log of {events} events after {:.0} s", started.elapsed().as_secs_f64());
             lab.postgres.sql("units_db", "VACUUM ANALYZE events")?;
         }
@@ -112,16 +188,21 @@ impl Rebuild {
 }
 
 impl Lab {
-    async fn start(folder: TempDir, postgres: Postgres) -> Result<Self> {
-        let owner = PostgresServer::new(&postgres.address(), POSTGRES_OWNER, PASSWORD).map_err(chained)?;
-        migrate(&owner, &passwords(), &Databases::all()).await.map_err(chained)?;
-        let server = PostgresServer::new(&postgres.address(), "casitas_projector", PASSWORD).map_err(chained)?;
+    async fn start(folder: TempDir, secrets: Secrets) -> Result<Self> {
+        let postgres = Postgres::start(&folder.path().join("postgres"), &secrets.of("postgres_password")?)?;
+        let redis = Redis::start(&folder.path().join("redis"), Some(&secrets.of("redis.acl")?))?;
+        private_dir(&folder.path().join("artifacts"), None)?;
+        let owner = secrets.server(&postgres, POSTGRES_OWNER)?;
+        migrate(&owner, &secrets.roles()?, &Databases::all()).await.map_err(chained)?;
+        let server = secrets.server(&postgres, "casitas_projector")?;
         let log = |context| Arc::new(PostgresLog::connect(context, &server)) as Arc<dyn EventLog>;
         let logs = Logs::new(Context::ALL.into_iter().map(log));
-        let sealer = Sealer::new(MasterKey::new([7; 32]));
+        let sealer = Sealer::new(MasterKey::from_base64(&secrets.of("master.key")?).map_err(chained)?);
+        let views = Arc::new(PostgresViews::connect(&server));
         let hints: Arc<dyn Hints> = Arc::new(InProcessHints::new());
         let handler = Handler::new(logs.clone(), sealer.clone(), Arc::new(SystemClock), hints.clone());
-        Ok(Self { portfolio: Portfolio::default(), handler, logs, hints, sealer, postgres, _folder: folder, stores: 0 })
+        let portfolio = Portfolio::default();
+        Ok(Self { portfolio, handler, logs, hints, sealer, views, redis, postgres, secrets, folder, stores: 0 })
     }
 
     fn units(&self) -> Result<&Arc<dyn EventLog>> {
@@ -141,11 +222,10 @@ impl Lab {
     async fn empty_views(&mut self) -> Result<Arc<PostgresViews>> {
         self.stores += 1;
         let at = |user: &str| -> Result<PostgresServer> {
-            let server = PostgresServer::new(&self.postgres.address(), user, PASSWORD).map_err(chained)?;
-            Ok(server.with_suffix(&format!("_rebuild_{}", self.stores)))
+            Ok(self.secrets.server(&self.postgres, user)?.with_suffix(&format!("_rebuild_{}", self.stores)))
         };
         let databases = Databases { logs: Vec::new(), views: true };
-        migrate(&at(POSTGRES_OWNER)?, &passwords(), &databases).await.map_err(chained)?;
+        migrate(&at(POSTGRES_OWNER)?, &self.secrets.roles()?, &databases).await.map_err(chained)?;
         Ok(Arc::new(PostgresViews::connect(&at("casitas_projector")?)))
     }
 
@@ -169,9 +249,7 @@ impl Lab {
         let running = tokio::spawn(projector.run(shutdown.clone()));
         let reached = async {
             loop {
-                let heads = views.heads().await.map_err(chained)?;
-                let at =
-                    heads.iter().find(|head| head.model == model.spec().name).map_or(0, |head| head.checkpoint.position);
+                let at = folded(views, model).await?;
                 if at >= events {
                     return Ok(started.elapsed());
                 }
@@ -193,14 +271,41 @@ impl Lab {
         parts: u32,
         replayed: &mut u64,
     ) -> Result<Outcome> {
-        let rebuilder = Rebuilder::new(self.logs.clone(), self.sealer.clone(), views.clone(), self.hints.clone());
         let wish = Wish { parallel: parts, manual: false, dry_run: false, force: false, park: None };
         let (events, started) = (self.head().await?, Instant::now());
-        let done = rebuilder.rebuild(model, wish, &Progress::default(), &CancellationToken::new()).await?;
+        let done = self.rebuilt(model, views, wish).await?;
         let took = started.elapsed();
-        ensure!(matches!(done.outcome, projector::Outcome::Switched(_)), "{done:?}");
         *replayed = done.events;
         Ok(Outcome::plain(events as f64 / took.as_secs_f64()))
+    }
+
+    async fn rebuilt(&self, model: &'static dyn ReadModel, views: &Arc<PostgresViews>, wish: Wish) -> Result<Done> {
+        let rebuilder = Rebuilder::new(self.logs.clone(), self.sealer.clone(), views.clone(), self.hints.clone());
+        let done = rebuilder.rebuild(model, wish, &Progress::default(), &CancellationToken::new()).await?;
+        ensure!(matches!(done.outcome, projector::Outcome::Switched(_)), "{done:?}");
+        Ok(done)
+    }
+
+    /// The verb's views to the head. By force: where they stand is too far back to be compared with.
+    async fn bring_up(&self, model: &'static dyn ReadModel) -> Result<()> {
+        if folded(&self.views, model).await? >= self.head().await? {
+            return Ok(());
+        }
+        let wish = Wish { parallel: 2, manual: false, dry_run: false, force: true, park: None };
+        self.rebuilt(model, &self.views, wish).await.map(drop)
+    }
+
+    fn verb(&self, bench: &Bench, model: &dyn ReadModel, parts: u32) -> Result<verb::Ran> {
+        let at = |name: &str| self.folder.path().join(name);
+        let args = ["projections", "rebuild", model.spec().name, "--parallel", &parts.to_string(), "--json"];
+        let program = Program::new("casitas projections rebuild", &bench.binary, at("verb.log"))
+            .args(args)
+            .dir(self.folder.path())
+            .env("CASITAS_POSTGRES", self.postgres.address())
+            .env("CASITAS_REDIS", self.redis.address())
+            .env("CASITAS_SECRETS_DIR", text(&self.secrets.0))
+            .env("CASITAS_ARTIFACTS_DIR", text(&at("artifacts")));
+        verb::run(&program, WITHIN)
     }
 
     /// Reading, opening and folding into rows in memory; nothing is stored.
@@ -243,7 +348,7 @@ impl Lab {
             .host("127.0.0.1")
             .port(self.postgres.port())
             .username(POSTGRES_OWNER)
-            .password(PASSWORD)
+            .password(self.postgres.password())
             .database("units_db");
         let pool = PgPoolOptions::new().max_connections(2).connect_with(options).await?;
         let (counter, faults) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
@@ -263,6 +368,12 @@ impl Lab {
     }
 }
 
+/// How far what is live was folded.
+async fn folded(views: &Arc<PostgresViews>, model: &dyn ReadModel) -> Result<u64> {
+    let heads = views.heads().await.map_err(chained)?;
+    Ok(heads.iter().find(|head| head.model == model.spec().name).map_or(0, |head| head.checkpoint.position))
+}
+
 struct Counter(Arc<AtomicU64>);
 
 #[async_trait]
@@ -272,14 +383,18 @@ impl<A: Aggregate> Query<A> for Counter {
     }
 }
 
-fn passwords() -> RolePasswords {
-    let password = || PASSWORD.to_owned();
-    RolePasswords { command: password(), query: password(), projector: password(), worker: password() }
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
 }
 
 /// The size asked for; a log has a few events more.
-fn nominal(events: u64) -> usize {
-    [1_000_000, 100_000, 10_000].into_iter().find(|size| events >= *size as u64).unwrap_or(0)
+fn nominal(sizes: &[usize], events: u64) -> usize {
+    sizes.iter().copied().filter(|size| events >= *size as u64).max().unwrap_or(0)
+}
+
+/// Those that are rebuilt from a log of that size.
+fn models(events: usize) -> impl Iterator<Item = &'static dyn ReadModel> {
+    MODELS.into_iter().take(if events > SMALL_MAX { 1 } else { MODELS.len() })
 }
 
 fn full(model: &dyn ReadModel, events: usize) -> String {
@@ -288,6 +403,14 @@ fn full(model: &dyn ReadModel, events: usize) -> String {
 
 fn rebuilt(model: &dyn ReadModel, parts: u32, events: usize) -> String {
     format!("rebuild of {} in {parts}, {events} events", model.spec().name)
+}
+
+fn by_verb(model: &dyn ReadModel, parts: u32, events: usize) -> String {
+    format!("rebuild of {} in {parts} by the verb, {events} events", model.spec().name)
+}
+
+fn memory(model: &dyn ReadModel, parts: u32, events: usize) -> String {
+    format!("peak memory of the verb rebuilding {} in {parts}, {events} events", model.spec().name)
 }
 
 fn bare(model: &dyn ReadModel, events: usize) -> String {
@@ -304,13 +427,18 @@ fn replay(events: usize) -> String {
 
 impl Part for Rebuild {
     fn name(&self) -> &'static str {
-        "rebuild"
+        NAME
     }
 
     fn compares(&self) -> Vec<Compare> {
         let mut compares = Vec::new();
         for events in self.sizes.clone() {
-            for model in MODELS {
+            let [model, _] = MODELS;
+            for parts in PARTS {
+                compares.push(Compare::bound(memory(model, parts, events), Stat::Value).at_most(VERB_MB_MAX));
+                compares.push(Compare::ratio(by_verb(model, parts, events), copied(events)));
+            }
+            for model in models(events) {
                 for (parts, least) in [(PARTS[0], 0.75), (PARTS[1], 1.1)] {
                     compares.push(Compare::ratio(rebuilt(model, parts, events), copied(events)).at_least(least));
                 }
@@ -334,6 +462,7 @@ impl Part for Rebuild {
             series: vec![
                 ("rebuild in one part".to_owned(), points(&|size| rebuilt(model, PARTS[0], size))),
                 ("rebuild in two parts".to_owned(), points(&|size| rebuilt(model, PARTS[1], size))),
+                ("rebuild in one part by the verb".to_owned(), points(&|size| by_verb(model, PARTS[0], size))),
                 ("projector from 0".to_owned(), points(&|size| full(model, size))),
                 ("read and fold alone".to_owned(), points(&|size| bare(model, size))),
                 ("psql COPY text".to_owned(), points(&copied)),
@@ -343,13 +472,16 @@ impl Part for Rebuild {
     }
 
     fn setup(&mut self, bench: &Bench) -> Result<()> {
-        self.sizes = bench.size(vec![100_000, 1_000_000], vec![10_000]);
-        let units = bench.size(UNITS, UNITS / 5);
-        ensure!(units * EVENTS_A_UNIT < self.sizes[0], "more events than asked for");
+        self.sizes = bench.events.map_or_else(|| bench.size(vec![100_000, 1_000_000], vec![10_000]), |events| vec![events]);
+        let units = bench.units.unwrap_or(bench.size(UNITS, UNITS / 5));
+        ensure!(units * EVENTS_A_UNIT < self.sizes[0], "{units} units alone have more events than asked for");
         let folder = crate::product::folder()?;
-        let postgres = Postgres::start(&folder.path().join("postgres"), PASSWORD)?;
-        let mut lab = bench.block(Lab::start(folder, postgres))?;
+        let secrets = Secrets::make(&bench.binary, folder.path())?;
+        let mut lab = bench.block(Lab::start(folder, secrets))?;
         bench.block(lab.portfolio.grow(&lab.handler, units))?;
+        let [model, _] = MODELS;
+        let events = bench.block(lab.head())?;
+        bench.block(lab.project(model, &lab.views, events))?;
         self.lab = Some(lab);
         let first = self.sizes[0];
         self.grow(bench, first)
@@ -372,10 +504,23 @@ impl Part for Rebuild {
     }
 
     fn notes(&self) -> Vec<String> {
-        vec![
+        let [model, _] = MODELS;
+        let mut notes = vec![
             "the same table for all: our events, whose first columns have postgres-es' shape; COPY ordered by position"
                 .to_owned(),
             "QueryReplay reads the units' events only (it knows one aggregate), and its rate is of those".to_owned(),
-        ]
+            "the verb is `casitas projections rebuild` as a process, from its start to its end; its memory is the high-water mark \
+             of its resident set, the program's own pages included"
+                .to_owned(),
+        ];
+        if self.sizes.iter().any(|size| *size > SMALL_MAX) {
+            notes.push(format!(
+                "from more than {} events only {} is rebuilt, beside a generation that was rebuilt by force: no projector begins at \
+                 0 there, which would take minutes",
+                number(SMALL_MAX as f64),
+                model.spec().name
+            ));
+        }
+        notes
     }
 }

@@ -85,7 +85,7 @@ impl Part for Size {
     }
 }
 
-fn megabytes(bytes: u64) -> f64 {
+pub fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1_048_576.0
 }
 

@@ -139,6 +139,12 @@ struct Bench {
     /// Rounds (default 3, with --quick 1)
     #[arg(long)]
     rounds: Option<usize>,
+    /// Rebuild from a log of so many events, instead of the usual sizes; with --only rebuild
+    #[arg(long, value_name = "N")]
+    events: Option<usize>,
+    /// Rows that the rebuilt read model has (default 5000); with --only rebuild
+    #[arg(long, value_name = "N")]
+    units: Option<usize>,
     /// Write no docs/benchmarks
     #[arg(long)]
     no_report: bool,
@@ -161,6 +167,12 @@ impl Bench {
         }
         if let Some(rounds) = self.rounds {
             args.extend(["--rounds".to_owned(), rounds.to_string()]);
+        }
+        if let Some(events) = self.events {
+            args.extend(["--events".to_owned(), events.to_string()]);
+        }
+        if let Some(units) = self.units {
+            args.extend(["--units".to_owned(), units.to_string()]);
         }
         args
     }

@@ -41,11 +41,7 @@ pub(super) async fn park(
             Parking::Park(_) => PARK,
             Parking::Unpark(_) => UNPARK,
         };
-        let mut query = sqlx::query(sql)
-            .bind(model)
-            .bind(number(generation)?)
-            .bind(stream.kind.as_str())
-            .bind(&stream.id);
+        let mut query = sqlx::query(sql).bind(model).bind(number(generation)?).bind(stream.kind.as_str()).bind(&stream.id);
         if let Parking::Park(parked) = parking {
             query = query
                 .bind(number(parked.position)?)

@@ -46,7 +46,10 @@ async fn built(views: &dyn Generations, spec: &'static ModelSpec, position: Posi
     let built = views.build(spec, &at(position), 1).await.expect("begun");
     let Generation { head, parts, .. } = &built;
     let part = Part { finished: true, events: 9, rows: rows.len() as u64, ..parts[0].clone() };
-    views.load(&Load { spec, generation: head.generation, term: head.term, part: &part, rows, parking: &[] }).await.expect("loaded");
+    views
+        .load(&Load { spec, generation: head.generation, term: head.term, part: &part, rows, parking: &[] })
+        .await
+        .expect("loaded");
     views.complete(spec, head.generation, head.term).await.expect("complete");
     built
 }
@@ -117,7 +120,10 @@ pub async fn an_unfinished_generation_is_never_live(views: &dyn Generations) {
     lead(views, spec).await;
     let begun = views.build(spec, &at(7), 2).await.expect("begun");
     let part = Part { finished: true, ..Part::default() };
-    views.load(&Load { spec, generation: 2, term: begun.head.term, part: &part, rows: &[], parking: &[] }).await.expect("loaded");
+    views
+        .load(&Load { spec, generation: 2, term: begun.head.term, part: &part, rows: &[], parking: &[] })
+        .await
+        .expect("loaded");
     for refused in [views.complete(spec, 2, begun.head.term).await, views.switch(spec, 2).await.map(drop)] {
         assert!(matches!(refused, Err(Error::Conflict(_))), "{refused:?}");
     }
@@ -226,7 +232,14 @@ pub async fn a_dropped_generation_leaves_nothing_and_the_live_one_cannot_be(view
     let begun = views.build(spec, &at(1), 1).await.expect("begun");
     views.drop_generation("dropped", begun.head.generation).await.expect("aborted");
     let part = Part { finished: true, ..Part::default() };
-    let load = Load { spec, generation: begun.head.generation, term: begun.head.term, part: &part, rows: &[row("a", 1)], parking: &[] };
+    let load = Load {
+        spec,
+        generation: begun.head.generation,
+        term: begun.head.term,
+        part: &part,
+        rows: &[row("a", 1)],
+        parking: &[],
+    };
     let aborted = views.load(&load).await;
     assert!(matches!(aborted, Err(Error::Conflict(_))), "{aborted:?}");
 }

@@ -128,7 +128,9 @@ impl Chase {
     /// Throws away what is not stored, half of the culprit's own work with it. What came before it is folded again by itself;
     /// when it is stored, the culprit's stream is parked.
     fn poisoned(&mut self, poison: Poison) -> Result<()> {
-        let (Fault::Fold(_), Some(now)) = (&poison.fault, self.park) else { return Err(RebuildError::Poison(poison.reason)) };
+        let (Fault::Fold(_), Some(now)) = (&poison.fault, self.park) else {
+            return Err(RebuildError::Poison(poison.reason));
+        };
         self.working = Working::at(self.checkpoint.clone());
         if self.checkpoint.position + 1 != poison.event.position {
             self.culprit = Some(poison.event.position);

@@ -227,7 +227,8 @@ impl Rebuilder {
         // Streams that are folded no further on one of the sides.
         let mut parked = self.views.parked(spec.name, live.head.generation).await?;
         parked.extend(self.views.parked(spec.name, generation).await?);
-        between.retain(|event| !parked.iter().any(|parked| parked.stream == event.stream && parked.position <= event.position));
+        between
+            .retain(|event| !parked.iter().any(|parked| parked.stream == event.stream && parked.position <= event.position));
         let mut touched: BTreeSet<String> = BTreeSet::new();
         for event in &between {
             touched.extend(model.keys(event)?);

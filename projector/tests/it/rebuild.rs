@@ -5,8 +5,8 @@ use std::task::Poll;
 use domain::reports::{Report, ReportCommand, ReportKind};
 use domain::{AggregateKind, Context, StreamId};
 use ports::{
-    AppendRequest, Ask, Clock, Generations, Metadata, ModelSpec, NewEvent, ParkedStreams, Recorded, Result, RowChange, Standing, StreamAppend,
-    ViewBatch, ViewStore,
+    AppendRequest, Ask, Clock, Generations, Metadata, ModelSpec, NewEvent, ParkedStreams, Recorded, Result, RowChange,
+    Standing, StreamAppend, ViewBatch, ViewStore,
 };
 use projector::{Comparison, Done, Outcome, Progress, RebuildError, Rebuilder, Wish};
 use read_models::reports::Reports;

@@ -67,7 +67,8 @@ pub fn stopped_commands(system: &mut System) -> Result<String> {
     let (command, read) = outcome?;
     ensure!(command < COMMAND_TOLD_WITHIN, "a command was told after {command:?}");
     // The same once more, as it was told to: done once, by whichever of the two came through.
-    let [first, second] = [0, 1].map(|_| admin.post("/units", &body).key("of-a-stopped-one").now().and_then(Answer::success));
+    let [first, second] =
+        [0, 1].map(|_| admin.post("/units", &body).key("of-a-stopped-one").now().and_then(Answer::success));
     let (first, second) = (first?.id()?, second?.id()?);
     ensure!(first == second, "done twice: {first} and {second}");
     Ok(format!("a command got 504 after {} ms, a read 200 after {} ms", command.as_millis(), read.as_millis()))

@@ -36,7 +36,9 @@ impl Sink {
             "dry" => Ok(Self::Dry),
             "stdout" => Ok(Self::Stdout),
             url if url.starts_with("http://") || url.starts_with("https://") => Ok(Self::Webhook(Webhook::to(url)?)),
-            other => bail!("--into is dry, projection:NAME, stdout, or an address that begins with http:// or https://, not {other:?}"),
+            other => bail!(
+                "--into is dry, projection:NAME, stdout, or an address that begins with http:// or https://, not {other:?}"
+            ),
         }
     }
 

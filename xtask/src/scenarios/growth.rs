@@ -5,47 +5,57 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::client::{Http, block, spawn};
 use super::dates::day;
-use super::world;
 
 /// As many as group commits can make use of.
 const CALLERS: usize = 96;
 const ANSWER_MAX_BYTES: usize = 64 * 1024;
 
-/// What is changed: each stream by one caller only, so that none waits for another.
-#[derive(Clone, Copy)]
-pub enum Streams<'a> {
+/// What is changed, by one caller only, so that none waits for another.
+#[derive(Clone)]
+pub enum Stream {
     /// Another area each time.
-    Units(&'a [String]),
+    Unit(String),
     /// Another charge each time.
-    Ledgers(&'a [String]),
+    Ledger { lease: String, currency: String },
 }
 
-/// So many commands, shared out over the streams. Each appends one event to its stream.
-pub fn grow(admin: &Http, port: u16, streams: Streams<'_>, commands: u64) -> Result<()> {
-    let (ids, what) = match streams {
-        Streams::Units(ids) => (ids, What::Area),
-        Streams::Ledgers(ids) => (ids, What::Charge),
-    };
-    ensure!(!ids.is_empty(), "there is nothing to grow");
-    let callers = CALLERS.min(ids.len());
+impl Stream {
+    /// Method, path and body of a command. It is never the one before: what changes nothing appends nothing.
+    fn command(&self, turn: usize) -> (&'static str, String, Value) {
+        let number = 20 + turn % 500;
+        match self {
+            Self::Unit(unit) => ("PATCH", format!("/units/{unit}"), json!({"area_m2": number})),
+            Self::Ledger { lease, currency } => {
+                let money = json!({"amount": number, "currency": currency});
+                let body = json!({"type": "utility", "money": money, "due_on": day(-1)});
+                ("POST", format!("/ledgers/{lease}/charges"), body)
+            }
+        }
+    }
+}
+
+/// So many commands, shared out over the streams. Each appends one event at least.
+pub fn grow(admin: &Http, port: u16, streams: &[Stream], commands: u64) -> Result<()> {
+    ensure!(!streams.is_empty(), "there is nothing to grow");
+    let callers = CALLERS.min(streams.len());
     let token = admin.token().context("nobody is logged in")?.to_owned();
     let done = Arc::new(AtomicU64::new(0));
     let tasks: Vec<_> = (0..callers)
         .map(|caller| {
-            let own: Vec<String> = ids.iter().skip(caller).step_by(callers).cloned().collect();
+            let own: Vec<Stream> = streams.iter().skip(caller).step_by(callers).cloned().collect();
             let (done, token) = (done.clone(), token.clone());
             spawn(async move {
                 let mut connection = Connection::open(port, token).await?;
-                // Shared out as they are wanted: a caller that is slow keeps nobody waiting.
                 let mut turn = 0;
+                // Taken as they are wanted: a caller that is slow keeps nobody waiting.
                 while done.fetch_add(1, Ordering::Relaxed) < commands {
-                    connection.command(what, &own[turn % own.len()], turn).await?;
+                    connection.command(&own[turn % own.len()], turn / own.len()).await?;
                     turn += 1;
                 }
                 anyhow::Ok(())
@@ -56,12 +66,6 @@ pub fn grow(admin: &Http, port: u16, streams: Streams<'_>, commands: u64) -> Res
         block(task)??;
     }
     Ok(())
-}
-
-#[derive(Clone, Copy)]
-enum What {
-    Area,
-    Charge,
 }
 
 /// HTTP/1.1, one request at a time. The scenarios' own client costs more than the command that it would send here.
@@ -79,15 +83,8 @@ impl Connection {
         Ok(Self { stream, port, token, read: Vec::new() })
     }
 
-    async fn command(&mut self, what: What, id: &str, turn: usize) -> Result<()> {
-        let (method, path, body) = match what {
-            // Never the one before: a command that changes nothing appends nothing.
-            What::Area => ("PATCH", format!("/units/{id}"), json!({"area_m2": 20 + area_of(turn)})),
-            What::Charge => {
-                let body = json!({"type": "utility", "money": world::money(100 + area_of(turn)), "due_on": day(-1)});
-                ("POST", format!("/ledgers/{id}/charges"), body)
-            }
-        };
+    async fn command(&mut self, stream: &Stream, turn: usize) -> Result<()> {
+        let (method, path, body) = stream.command(turn);
         let body = body.to_string();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
@@ -119,10 +116,6 @@ impl Connection {
             }
         }
     }
-}
-
-fn area_of(turn: usize) -> i64 {
-    (turn % 500) as i64
 }
 
 /// Where the body is, once the head is complete.

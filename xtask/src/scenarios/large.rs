@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use super::client::{Answer, Ask, Http, block, spawn, until};
 use super::dates::day;
-use super::growth::{Streams, grow};
+use super::growth::{Stream, grow};
 use super::rebuilds::results;
 use super::suite::Size;
 use super::system::{Embedded, System};
@@ -57,16 +57,20 @@ pub fn rebuilds(system: &mut System, size: Size) -> Result<String> {
 fn grown(system: &mut System, wanted: u64) -> Result<String> {
     let port = system.stack()?.role("command-api")?.port();
     let admin = world::admin(system)?;
-    let units = ids(&admin, "/units?limit=1000", "unit_id")?;
-    let ledgers = ids(&admin, "/leases?status=active&limit=1000", "lease_id")?;
+    let rows = |path| block(pages(&admin, path, &AtomicU64::new(0)));
+    let units =
+        rows("/units?limit=1000")?.iter().map(|row| Ok(Stream::Unit(text(row, "unit_id")?))).collect::<Result<Vec<_>>>()?;
+    let leases = rows("/leases?status=active&limit=1000")?;
+    let ledger = |row| Ok(Stream::Ledger { lease: text(row, "lease_id")?, currency: text(row, "currency")? });
+    let ledgers = leases.iter().map(ledger).collect::<Result<Vec<_>>>()?;
     let began = Instant::now();
     let mut of_each = system.heads()?;
     while let Some(missing) = wanted.checked_sub(of_each.values().sum()).filter(|missing| *missing > 0) {
         let stretch = missing.min(STRETCH);
         let of_units = (stretch as f64 * OF_UNITS).ceil() as u64;
         let admin = world::admin(system)?;
-        grow(&admin, port, Streams::Units(&units), of_units)?;
-        grow(&admin, port, Streams::Ledgers(&ledgers), stretch - of_units)?;
+        grow(&admin, port, &units, of_units)?;
+        grow(&admin, port, &ledgers, stretch - of_units)?;
         of_each = system.heads()?;
         eprintln!("xtask: {} events after {:.0?}", of_each.values().sum::<u64>(), began.elapsed());
     }
@@ -75,10 +79,8 @@ fn grown(system: &mut System, wanted: u64) -> Result<String> {
     Ok(format!("{events} events ({} of units, {} of finances)", of_each["units"], of_each["finances"]))
 }
 
-/// Of every row of a list.
-fn ids(admin: &Http, path: &str, field: &str) -> Result<Vec<String>> {
-    let rows = block(pages(admin, path, &AtomicU64::new(0)))?;
-    rows.iter().map(|row| Ok(row[field].as_str().with_context(|| format!("no {field}: {row}"))?.to_owned())).collect()
+fn text(row: &Value, field: &str) -> Result<String> {
+    row[field].as_str().map(str::to_owned).with_context(|| format!("no {field}: {row}"))
 }
 
 /// All rows of a list, page after page, each of them counted.
@@ -101,7 +103,7 @@ fn counter_counts(system: &mut System) -> Result<String> {
     let admin = world::admin(system)?;
     let report = world::report(&admin, "/legal/generate_report", &json!({}))?;
     let ended = block(world::finished(&admin, &report, Duration::from_secs(120)))?;
-    ensure!(ended["status"] == "completed", "{ended}");
+    ensure!(ended["status"] == "succeeded", "{ended}");
     let rise = system.stack()?.rabbitmq.received()? - before;
     ensure!(rise > 0, "the broker has not counted the message of a report");
     Ok(format!("{rise} for a report before"))
@@ -146,7 +148,6 @@ fn folded_elsewhere(system: &System) -> Result<String> {
 fn digests(system: &System) -> Result<BTreeMap<String, String>> {
     let rows = results(system, &[&["projections", "rebuild", "--dry-run"], &MODELS[..]].concat())?;
     ensure!(rows.len() == MODELS.len() && rows.iter().all(|row| row["result"] == "equal"), "{rows:?}");
-    let text = |row: &Value, field: &str| row[field].as_str().map(str::to_owned).with_context(|| format!("{field}: {row}"));
     rows.iter().map(|row| Ok((text(row, "name")?, text(row, "live_digest")?))).collect()
 }
 
@@ -324,7 +325,8 @@ impl Load {
 
     fn counts(&self) -> String {
         let [reads, writes, failed, mixed, violations] =
-            [&self.reads, &self.writes, &self.failed, &self.mixed, &self.violations].map(|count| count.load(Ordering::SeqCst));
+            [&self.reads, &self.writes, &self.failed, &self.mixed, &self.violations]
+                .map(|count| count.load(Ordering::SeqCst));
         format!(
             "{reads} GETs and {writes} commands: {failed} failed, {mixed} mixed generations, {violations} violations of \
              read-your-writes"
@@ -428,5 +430,5 @@ impl Load {
 
 async fn offered(public: &Http, reads: &AtomicU64) -> Result<Vec<String>> {
     let rows = pages(public, "/units/available?limit=20", reads).await?;
-    rows.iter().map(|row| Ok(row["unit_id"].as_str().context("no unit_id")?.to_owned())).collect()
+    rows.iter().map(|row| text(row, "unit_id")).collect()
 }

@@ -164,8 +164,7 @@ pub fn killed(system: &mut System, size: Size) -> Result<String> {
 
 /// One rebuild with its victim, and the next one, which must go on with what the first left.
 fn kill(system: &mut System, victim: Victim, moment: Duration, killed: &mut Killed) -> Result<()> {
-    let mut child =
-        system.program(&REBUILD).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let mut child = system.program(&REBUILD).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     std::thread::sleep(moment);
     let is_late = child.try_wait()?.is_some();
     *killed.victims.entry(victim).or_default() += 1;

@@ -7,8 +7,8 @@ use anyhow::{Result, bail};
 
 use super::system::{Embedded, System};
 use super::{
-    access, caching, crashes, edge, fuzz, history, input, jobs, large, operations, privacy, races, reads, rebuilds, tampering,
-    walkthrough,
+    access, caching, crashes, edge, fuzz, history, input, jobs, large, operations, privacy, races, reads, rebuilds,
+    tampering, walkthrough,
 };
 use crate::stack::Options;
 use crate::test::BINARY_VARIABLE;

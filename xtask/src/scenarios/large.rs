@@ -36,8 +36,7 @@ const FAULTS_TOLD: usize = 3;
 pub fn rebuilds(system: &mut System, size: Size) -> Result<String> {
     let grown = grown(system, size.pick(4_000, 1_000_000))?;
     let load = Arc::new(Load::prepare(system)?);
-    let counted = counter_counts(system)?;
-    let before = system.stack()?.rabbitmq.received()?;
+    let (before, counted) = counter_counts(system)?;
     let tasks = load.start();
     let told = rebuild_each(system, &load);
     load.stop.store(true, Ordering::SeqCst);
@@ -97,16 +96,16 @@ async fn pages(http: &Http, path: &str, reads: &AtomicU64) -> Result<Vec<Value>>
     }
 }
 
-/// A report's message is counted by the broker: a count that stays the same later means something.
-fn counter_counts(system: &mut System) -> Result<String> {
+/// The broker's count of what was published to it. It counts the message of a report: that it stays the same later means something.
+fn counter_counts(system: &mut System) -> Result<(u64, String)> {
     let before = system.stack()?.rabbitmq.received()?;
     let admin = world::admin(system)?;
     let report = world::report(&admin, "/legal/generate_report", &json!({}))?;
     let ended = block(world::finished(&admin, &report, Duration::from_secs(120)))?;
     ensure!(ended["status"] == "succeeded", "{ended}");
-    let rise = system.stack()?.rabbitmq.received()? - before;
-    ensure!(rise > 0, "the broker has not counted the message of a report");
-    Ok(format!("{rise} for a report before"))
+    let after = system.stack()?.rabbitmq.received()?;
+    ensure!(after > before, "the broker has not counted the message of a report");
+    Ok((after, format!("{} for a report before", after - before)))
 }
 
 fn rebuild_each(system: &System, load: &Load) -> Result<String> {

@@ -151,11 +151,13 @@ pub fn killed(system: &mut System, size: Size) -> Result<String> {
         // One moment in each part of its duration, so that all of it is met.
         let moment = lasts * round / rounds + (lasts / rounds).mul_f64(rng.random());
         let context = || format!("round {round} of seed {seed:016x}: {victim:?} killed after {moment:.0?} of {lasts:.0?}");
+        let began = Instant::now();
         kill(system, victim, moment, &mut killed).with_context(context)?;
+        eprintln!("xtask: {}; in order again after {:.1?}", context(), began.elapsed());
         ensure!(digests(system).with_context(context)? == expected, "{}: other digests than before", context());
     }
     let Killed { victims, late, survived, resumed } = killed;
-    ensure!(late * 2 < rounds && (resumed > 0 || size == Size::Short), "{late} of {rounds} came late, {resumed} resumed");
+    ensure!(late * 2 < rounds && resumed > 0, "{late} of {rounds} came late, {resumed} resumed");
     Ok(format!(
         "{rounds} kills {victims:?} within {lasts:.1?} (seed {seed:016x}): {resumed} generations gone on with, {survived} rebuilds \
          lived through it, {late} had ended; all in the digests of the first"

@@ -53,8 +53,8 @@ pub fn rebuilds(system: &mut System, size: Size) -> Result<String> {
 }
 
 /// Commands until all logs together hold so many events, and every model has them.
-fn grown(system: &mut System, wanted: u64) -> Result<String> {
-    let port = system.stack()?.role("command-api")?.port();
+fn grown(system: &System, wanted: u64) -> Result<String> {
+    let port = system.command_port()?;
     let admin = world::admin(system)?;
     let rows = |path| block(pages(&admin, path, &AtomicU64::new(0)));
     let units =

@@ -11,6 +11,7 @@ use rand::{Rng, SeedableRng};
 use serde_json::Value;
 
 use super::client::{Answer, Http};
+use super::growth::{Stream, grow};
 use super::suite::Size;
 use super::system::System;
 use super::world::{self, fresh};
@@ -134,10 +135,17 @@ const RECOVERS_WITHIN: Duration = Duration::from_secs(90);
 /// Rebuilds are killed at random moments of all that they do; each goes on, and ends in the same rows.
 pub fn killed(system: &mut System, size: Size) -> Result<String> {
     system.caught_up()?;
+    if let (System::Embedded(_), Size::Full) = (&*system, size) {
+        enlarge(system)?;
+    }
     let expected = digests(system)?;
-    let began = Instant::now();
-    switched(system)?;
-    let lasts = began.elapsed();
+    // The first finds caches cold, and takes longer than those that are killed.
+    let mut lasts = Duration::MAX;
+    for _ in 0..2 {
+        let began = Instant::now();
+        switched(system)?;
+        lasts = lasts.min(began.elapsed());
+    }
     let seed = random_u64();
     let mut rng = StdRng::seed_from_u64(seed);
     let victims: &[Victim] = match system {
@@ -162,6 +170,16 @@ pub fn killed(system: &mut System, size: Size) -> Result<String> {
         "{rounds} kills {victims:?} within {lasts:.1?} (seed {seed:016x}): {resumed} generations gone on with, {survived} rebuilds \
          lived through it, {late} had ended; all in the digests of the first"
     ))
+}
+
+/// The embedded system begins with nothing: its rebuilds would be over before they can be killed.
+fn enlarge(system: &System) -> Result<()> {
+    let (admin, port) = (world::admin(system)?, system.command_port()?);
+    let property = world::property(&admin)?;
+    let unit = || Ok(Stream::Unit(world::unit(&admin, &property, &fresh("many"))?.0));
+    let units = (0..50).map(|_| unit()).collect::<Result<Vec<_>>>()?;
+    grow(&admin, port, &units, 50_000)?;
+    system.caught_up()
 }
 
 /// One rebuild with its victim, and the next one, which must go on with what the first left.

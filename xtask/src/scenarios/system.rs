@@ -50,6 +50,17 @@ impl System {
         }
     }
 
+    /// Where commands are taken without Nginx.
+    pub fn command_port(&self) -> Result<u16> {
+        match self {
+            Self::Embedded(embedded) => Ok(embedded.server.port()),
+            Self::Distributed(stack) => {
+                let role = stack.roles.iter().find(|role| role.name() == "command-api");
+                Ok(role.context("no command-api")?.port())
+            }
+        }
+    }
+
     /// An operator's verb, to be started.
     pub fn program(&self, args: &[&str]) -> Command {
         match self {

@@ -1,16 +1,21 @@
 //! Read models rebuilt by the operator's verbs, beside readers and writers, and killed at it.
 
-use std::process::Stdio;
+use std::collections::BTreeMap;
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use serde_json::Value;
 
 use super::client::{Answer, Http};
+use super::growth::{Stream, grow};
 use super::suite::Size;
 use super::system::System;
 use super::world::{self, fresh};
+use crate::net::{random_u64, wait_until};
 
 /// What a client counts while models are rebuilt.
 #[derive(Default)]
@@ -69,7 +74,7 @@ fn operate(system: &System) -> Result<String> {
 }
 
 /// The result rows of a verb that must succeed.
-fn results(system: &System, args: &[&str]) -> Result<Vec<Value>> {
+pub fn results(system: &System, args: &[&str]) -> Result<Vec<Value>> {
     let rows = system.rows(args)?;
     Ok(rows.into_iter().filter(|row| row.get("progress").is_none()).collect())
 }
@@ -101,34 +106,165 @@ fn write(admin: &Http, property: &str, counts: &Counts) -> Result<()> {
     Ok(())
 }
 
-/// A rebuild is killed again and again (with the whole process, when embedded); each goes on, and ends in the same rows.
-pub fn killed(system: &mut System, size: Size) -> Result<String> {
-    let models = ["available_units", "ledger_lines"];
-    system.caught_up()?;
-    let expected = digests(system, &models)?;
-    let rounds = size.pick(4, 20);
-    for round in 0..rounds {
-        let args = ["projections", "rebuild", models[0], models[1], "--parallel", "2"];
-        let mut child = system.program(&args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        std::thread::sleep(Duration::from_millis(20 + (round * 37) % 260));
-        if let System::Embedded(embedded) = system {
-            embedded.server().kill9()?;
-        }
-        // Of an embedded system both are killed: a verb that finds nobody at the socket opens the folder itself.
-        child.kill()?;
-        child.wait()?;
-        if let System::Embedded(embedded) = system {
-            embedded.start()?;
-        }
-        for row in results(system, &args)? {
-            ensure!(row["result"] == "switched" && row["digest"] == row["live_digest"], "round {round}: {row}");
-        }
-        ensure!(digests(system, &models)? == expected, "round {round}: other digests than before");
-    }
-    Ok(format!("{rounds} kills; each rebuild went on and ended in the digest of the first"))
+/// What is killed in the middle of a rebuild.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Victim {
+    /// The operator's process, and with it the server, when embedded.
+    Verb,
+    Postmaster,
+    Redis,
 }
 
-fn digests(system: &System, models: &[&str]) -> Result<Vec<String>> {
-    let rows = results(system, &[&["projections", "rebuild", "--dry-run"], models].concat())?;
+/// What became of the rebuilds that were under way.
+#[derive(Default)]
+struct Killed {
+    victims: BTreeMap<Victim, u32>,
+    /// Nothing of them was left to do at that moment.
+    late: u32,
+    /// They ended as if nothing had happened.
+    survived: u32,
+    /// Generations that the next run went on with.
+    resumed: u32,
+}
+
+const KILLED_MODELS: [&str; 2] = ["available_units", "ledger_lines"];
+const REBUILD: [&str; 6] = ["projections", "rebuild", KILLED_MODELS[0], KILLED_MODELS[1], "--parallel", "2"];
+/// How long a verb may take to notice that a server went away, and how long one is tried again when it came back.
+const RECOVERS_WITHIN: Duration = Duration::from_secs(90);
+
+/// Rebuilds are killed at random moments of all that they do; each goes on, and ends in the same rows.
+pub fn killed(system: &mut System, size: Size) -> Result<String> {
+    system.caught_up()?;
+    if let (System::Embedded(_), Size::Full) = (&*system, size) {
+        enlarge(system)?;
+    }
+    let expected = digests(system)?;
+    // The first finds caches cold, and takes longer than those that are killed.
+    let mut lasts = Duration::MAX;
+    for _ in 0..2 {
+        let began = Instant::now();
+        switched(system)?;
+        lasts = lasts.min(began.elapsed());
+    }
+    let seed = random_u64();
+    let mut rng = StdRng::seed_from_u64(seed);
+    let victims: &[Victim] = match system {
+        System::Embedded(_) => &[Victim::Verb],
+        System::Distributed(_) => &[Victim::Verb, Victim::Postmaster, Victim::Verb, Victim::Redis],
+    };
+    let rounds: u32 = size.pick(4, 20);
+    let mut killed = Killed::default();
+    for round in 0..rounds {
+        let victim = victims[round as usize % victims.len()];
+        // One moment in each part of its duration, so that all of it is met.
+        let moment = lasts * round / rounds + (lasts / rounds).mul_f64(rng.random());
+        let context = || format!("round {round} of seed {seed:016x}: {victim:?} killed after {moment:.0?} of {lasts:.0?}");
+        let began = Instant::now();
+        kill(system, victim, moment, &mut killed).with_context(context)?;
+        eprintln!("xtask: {}; in order again after {:.1?}", context(), began.elapsed());
+        ensure!(digests(system).with_context(context)? == expected, "{}: other digests than before", context());
+    }
+    let Killed { victims, late, survived, resumed } = killed;
+    ensure!(late * 2 < rounds && resumed > 0, "{late} of {rounds} came late, {resumed} resumed");
+    Ok(format!(
+        "{rounds} kills {victims:?} within {lasts:.1?} (seed {seed:016x}): {resumed} generations gone on with, {survived} rebuilds \
+         lived through it, {late} had ended; all in the digests of the first"
+    ))
+}
+
+/// The embedded system begins with nothing: its rebuilds would be over before they can be killed.
+fn enlarge(system: &System) -> Result<()> {
+    let (admin, port) = (world::admin(system)?, system.command_port()?);
+    let property = world::property(&admin)?;
+    let unit = || Ok(Stream::Unit(world::unit(&admin, &property, &fresh("many"))?.0));
+    let units = (0..50).map(|_| unit()).collect::<Result<Vec<_>>>()?;
+    grow(&admin, port, &units, 50_000)?;
+    system.caught_up()
+}
+
+/// One rebuild with its victim, and the next one, which must go on with what the first left.
+fn kill(system: &mut System, victim: Victim, moment: Duration, killed: &mut Killed) -> Result<()> {
+    let mut child = system.program(&REBUILD).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    std::thread::sleep(moment);
+    let is_late = child.try_wait()?.is_some();
+    *killed.victims.entry(victim).or_default() += 1;
+    killed.late += u32::from(is_late);
+    match (victim, &mut *system) {
+        (Victim::Verb, System::Embedded(embedded)) => {
+            // Of an embedded system both are killed: a verb that finds nobody at the socket opens the folder itself.
+            embedded.server().kill9()?;
+            child.kill()?;
+            child.wait()?;
+            embedded.start()?;
+        }
+        (Victim::Verb, System::Distributed(_)) => {
+            child.kill()?;
+            child.wait()?;
+        }
+        (Victim::Postmaster, system) => {
+            system.stack()?.postgres.kill9()?;
+            system.stack()?.postgres.start_again()?;
+        }
+        (Victim::Redis, system) => {
+            system.stack()?.redis.kill9()?;
+            system.stack()?.redis.start_again()?;
+        }
+    }
+    let ended = ended(child)?;
+    killed.survived += u32::from(ended && !is_late);
+    let left = wait_for(|| unfinished(system))?;
+    let done = wait_for(|| switched(system))?;
+    for (model, generation) in left {
+        ensure!(done.get(&model) == Some(&generation), "{model}: generation {generation} was not gone on with: {done:?}");
+        killed.resumed += 1;
+    }
+    system.caught_up()
+}
+
+/// Whether a verb did its work; one that did not must say why, unless it was killed itself.
+fn ended(mut child: Child) -> Result<bool> {
+    wait_until("the end of the verb", RECOVERS_WITHIN, || Ok(child.try_wait()?.is_some())).inspect_err(|_| {
+        // Nobody waits for it any more.
+        let _ = child.kill();
+    })?;
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.code().is_none_or(|code| code == 0) || !said.is_empty(), "it failed without a word");
+    Ok(output.status.success())
+}
+
+/// A server that was killed may still be missed for a moment.
+fn wait_for<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
+    let began = Instant::now();
+    loop {
+        match work() {
+            Err(_) if began.elapsed() < RECOVERS_WITHIN => std::thread::sleep(Duration::from_millis(100)),
+            other => return other,
+        }
+    }
+}
+
+/// The generations that a rebuild has begun and not made live.
+fn unfinished(system: &System) -> Result<BTreeMap<String, u64>> {
+    let rows = system.rows(&["projections", "status"])?;
+    let begun = rows.iter().filter(|row| ["building", "ready"].iter().any(|state| row["state"] == *state));
+    begun.map(generation).filter(|found| found.as_ref().map_or(true, |(name, _)| KILLED_MODELS.contains(&&**name))).collect()
+}
+
+/// Rebuilds both, to the end; the generations that are live now.
+fn switched(system: &System) -> Result<BTreeMap<String, u64>> {
+    let rows = results(system, &REBUILD)?;
+    let equal = |row: &Value| row["result"] == "switched" && row["digest"] == row["live_digest"];
+    ensure!(rows.len() == KILLED_MODELS.len() && rows.iter().all(equal), "{rows:?}");
+    rows.iter().map(generation).collect()
+}
+
+fn generation(row: &Value) -> Result<(String, u64)> {
+    let name = row["name"].as_str().with_context(|| format!("no name: {row}"))?;
+    Ok((name.to_owned(), row["generation"].as_u64().with_context(|| format!("no generation: {row}"))?))
+}
+
+fn digests(system: &System) -> Result<Vec<String>> {
+    let rows = results(system, &[&["projections", "rebuild", "--dry-run"], &KILLED_MODELS[..]].concat())?;
     rows.iter().map(|row| Ok(row["digest"].as_str().context("a digest")?.to_owned())).collect()
 }

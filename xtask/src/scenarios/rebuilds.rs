@@ -1,16 +1,21 @@
 //! Read models rebuilt by the operator's verbs, beside readers and writers, and killed at it.
 
-use std::process::Stdio;
+use std::collections::BTreeMap;
+use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use serde_json::Value;
 
 use super::client::{Answer, Http};
+use super::growth::{Stream, grow};
 use super::suite::Size;
 use super::system::System;
 use super::world::{self, fresh};
+use crate::net::{random_u64, wait_until};
 
 /// What a client counts while models are rebuilt.
 #[derive(Default)]
@@ -69,7 +74,7 @@ fn operate(system: &System) -> Result<String> {
 }
 
 /// The result rows of a verb that must succeed.
-fn results(system: &System, args: &[&str]) -> Result<Vec<Value>> {
+pub fn results(system: &System, args: &[&str]) -> Result<Vec<Value>> {
     let rows = system.rows(args)?;
     Ok(rows.into_iter().filter(|row| row.get("progress").is_none()).collect())
 }
@@ -101,34 +106,182 @@ fn write(admin: &Http, property: &str, counts: &Counts) -> Result<()> {
     Ok(())
 }
 
-/// A rebuild is killed again and again (with the whole process, when embedded); each goes on, and ends in the same rows.
-pub fn killed(system: &mut System, size: Size) -> Result<String> {
-    let models = ["available_units", "ledger_lines"];
-    system.caught_up()?;
-    let expected = digests(system, &models)?;
-    let rounds = size.pick(4, 20);
-    for round in 0..rounds {
-        let args = ["projections", "rebuild", models[0], models[1], "--parallel", "2"];
-        let mut child = system.program(&args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        std::thread::sleep(Duration::from_millis(20 + (round * 37) % 260));
-        if let System::Embedded(embedded) = system {
-            embedded.server().kill9()?;
-        }
-        // Of an embedded system both are killed: a verb that finds nobody at the socket opens the folder itself.
-        child.kill()?;
-        child.wait()?;
-        if let System::Embedded(embedded) = system {
-            embedded.start()?;
-        }
-        for row in results(system, &args)? {
-            ensure!(row["result"] == "switched" && row["digest"] == row["live_digest"], "round {round}: {row}");
-        }
-        ensure!(digests(system, &models)? == expected, "round {round}: other digests than before");
-    }
-    Ok(format!("{rounds} kills; each rebuild went on and ended in the digest of the first"))
+/// What is killed in the middle of a rebuild.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Victim {
+    /// The operator's process, and with it the server, when embedded.
+    Verb,
+    Postmaster,
+    Redis,
 }
 
-fn digests(system: &System, models: &[&str]) -> Result<Vec<String>> {
-    let rows = results(system, &[&["projections", "rebuild", "--dry-run"], models].concat())?;
+/// What became of the rebuilds that were under way.
+#[derive(Default)]
+struct Killed {
+    victims: BTreeMap<Victim, u32>,
+    /// They had ended before their moment, and another one was tried.
+    late: u32,
+    /// They ended as if nothing had happened.
+    survived: u32,
+    /// Generations that the next run went on with.
+    resumed: u32,
+}
+
+const KILLED_MODELS: [&str; 2] = ["available_units", "ledger_lines"];
+/// Parts of a rebuild that is killed, and those that the next one asks for: what is gone on with stays in the parts it has.
+const PARTS: [&str; 2] = ["2", "3"];
+/// How long a verb may take to notice that a server went away, and how long one is tried again when it came back.
+const RECOVERS_WITHIN: Duration = Duration::from_secs(90);
+
+/// Rebuilds are killed at random moments of all that they do; each goes on, and ends in the same rows.
+pub fn killed(system: &mut System, size: Size) -> Result<String> {
+    system.caught_up()?;
+    if let (System::Embedded(_), Size::Full) = (&*system, size) {
+        enlarge(system)?;
+    }
+    let expected = digests(system)?;
+    // The first finds caches cold, and takes longer than those that are killed.
+    let mut lasts = Duration::MAX;
+    for _ in 0..2 {
+        let began = Instant::now();
+        switched(system, PARTS[0])?;
+        lasts = lasts.min(began.elapsed());
+    }
+    let seed = random_u64();
+    let mut rng = StdRng::seed_from_u64(seed);
+    let victims: &[Victim] = match system {
+        System::Embedded(_) => &[Victim::Verb],
+        System::Distributed(_) => &[Victim::Verb, Victim::Postmaster, Victim::Verb, Victim::Redis],
+    };
+    let rounds: u32 = size.pick(4, 20);
+    let mut killed = Killed::default();
+    for round in 0..rounds {
+        let victim = victims[round as usize % victims.len()];
+        // One moment in each part of its duration, so that all of it is met.
+        let mut moment = lasts * round / rounds + (lasts / rounds).mul_f64(rng.random());
+        let begun = format!("round {round} of seed {seed:016x}: {victim:?} killed after");
+        let began = Instant::now();
+        while !kill(system, victim, moment, &mut killed).with_context(|| format!("{begun} {moment:.0?} of {lasts:.0?}"))? {
+            killed.late += 1;
+            ensure!(killed.late < rounds, "rebuilds end before they can be killed: {} of {rounds} rounds", killed.late);
+            moment = moment.mul_f64(rng.random());
+        }
+        let context = || format!("{begun} {moment:.0?} of {lasts:.0?}");
+        eprintln!("xtask: {}; in order again after {:.1?}", context(), began.elapsed());
+        ensure!(digests(system).with_context(context)? == expected, "{}: other digests than before", context());
+    }
+    let Killed { victims, late, survived, resumed } = killed;
+    ensure!(resumed > 0, "nothing was left to go on with in {rounds} rounds");
+    Ok(format!(
+        "{rounds} kills {victims:?} within {lasts:.1?} (seed {seed:016x}): {resumed} generations gone on with, {survived} rebuilds \
+         lived through it ({late} more had ended before); all in the digests of the first"
+    ))
+}
+
+/// The embedded system begins with nothing: its rebuilds would be over before they can be killed.
+fn enlarge(system: &System) -> Result<()> {
+    let (admin, port) = (world::admin(system)?, system.command_port()?);
+    let property = world::property(&admin)?;
+    let unit = || Ok(Stream::Unit(world::unit(&admin, &property, &fresh("many"))?.0));
+    let units = (0..50).map(|_| unit()).collect::<Result<Vec<_>>>()?;
+    grow(&admin, port, &units, 50_000)?;
+    system.caught_up()
+}
+
+/// One rebuild with its victim, and the next one, which must go on with what the first left. `false` if it had ended before.
+fn kill(system: &mut System, victim: Victim, moment: Duration, killed: &mut Killed) -> Result<bool> {
+    let mut child =
+        system.program(&rebuild(PARTS[0])).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    std::thread::sleep(moment);
+    if child.try_wait()?.is_some() {
+        ensure!(ended(child)?, "a rebuild that nobody disturbed failed");
+        return Ok(false);
+    }
+    *killed.victims.entry(victim).or_default() += 1;
+    match (victim, &mut *system) {
+        (Victim::Verb, System::Embedded(embedded)) => {
+            // Of an embedded system both are killed: a verb that finds nobody at the socket opens the folder itself.
+            embedded.server().kill9()?;
+            child.kill()?;
+            child.wait()?;
+            embedded.start()?;
+        }
+        (Victim::Verb, System::Distributed(_)) => {
+            child.kill()?;
+            child.wait()?;
+        }
+        (Victim::Postmaster, system) => {
+            system.stack()?.postgres.kill9()?;
+            system.stack()?.postgres.start_again()?;
+        }
+        (Victim::Redis, system) => {
+            system.stack()?.redis.kill9()?;
+            system.stack()?.redis.start_again()?;
+        }
+    }
+    killed.survived += u32::from(ended(child)?);
+    let left = wait_for(|| generations(system, &["building", "ready"]))?;
+    wait_for(|| switched(system, PARTS[1]))?;
+    let live = generations(system, &["live"])?;
+    for (model, begun) in left {
+        ensure!(live.get(&model) == Some(&begun), "{model}: {begun:?} was not gone on with: {live:?}");
+        killed.resumed += 1;
+    }
+    system.caught_up()?;
+    Ok(true)
+}
+
+/// Whether a verb did its work; one that did not must say why, unless it was killed itself.
+fn ended(mut child: Child) -> Result<bool> {
+    wait_until("the end of the verb", RECOVERS_WITHIN, || Ok(child.try_wait()?.is_some())).inspect_err(|_| {
+        // Nobody waits for it any more.
+        let _ = child.kill();
+    })?;
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.code().is_none_or(|code| code == 0) || !said.is_empty(), "it failed without a word");
+    Ok(output.status.success())
+}
+
+/// A server that was killed may still be missed for a moment.
+fn wait_for<T>(mut work: impl FnMut() -> Result<T>) -> Result<T> {
+    let began = Instant::now();
+    loop {
+        match work() {
+            Err(_) if began.elapsed() < RECOVERS_WITHIN => std::thread::sleep(Duration::from_millis(100)),
+            other => return other,
+        }
+    }
+}
+
+/// Number and parts of the generations in one of these states.
+fn generations(system: &System, states: &[&str]) -> Result<BTreeMap<String, (u64, u64)>> {
+    let rows = system.rows(&["projections", "status"])?;
+    let wanted = |row: &&Value| states.iter().any(|state| row["state"] == *state);
+    let number = |row: &Value, field: &str| row[field].as_u64().with_context(|| format!("no {field}: {row}"));
+    let mut found = BTreeMap::new();
+    for row in rows.iter().filter(wanted) {
+        let name = row["name"].as_str().with_context(|| format!("no name: {row}"))?;
+        if KILLED_MODELS.contains(&name) {
+            found.insert(name.to_owned(), (number(row, "generation")?, number(row, "parts")?));
+        }
+    }
+    Ok(found)
+}
+
+fn rebuild(parts: &str) -> [&str; 6] {
+    ["projections", "rebuild", KILLED_MODELS[0], KILLED_MODELS[1], "--parallel", parts]
+}
+
+/// Rebuilds both, to the end.
+fn switched(system: &System, parts: &str) -> Result<()> {
+    let rows = results(system, &rebuild(parts))?;
+    let equal = |row: &Value| row["result"] == "switched" && row["digest"] == row["live_digest"];
+    ensure!(rows.len() == KILLED_MODELS.len() && rows.iter().all(equal), "{rows:?}");
+    Ok(())
+}
+
+fn digests(system: &System) -> Result<Vec<String>> {
+    let rows = results(system, &[&["projections", "rebuild", "--dry-run"], &KILLED_MODELS[..]].concat())?;
     rows.iter().map(|row| Ok(row["digest"].as_str().context("a digest")?.to_owned())).collect()
 }

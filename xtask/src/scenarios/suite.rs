@@ -7,8 +7,8 @@ use anyhow::{Result, bail};
 
 use super::system::{Embedded, System};
 use super::{
-    access, caching, crashes, edge, fuzz, history, input, jobs, operations, privacy, races, reads, rebuilds, tampering,
-    walkthrough,
+    access, caching, crashes, edge, fuzz, history, input, jobs, large, operations, privacy, races, reads, rebuilds,
+    tampering, walkthrough,
 };
 use crate::stack::Options;
 use crate::test::BINARY_VARIABLE;
@@ -97,15 +97,18 @@ impl Suite {
     }
 }
 
+const LARGE: &str = "models of a large log rebuilt under load, equal to folds elsewhere";
+
 type Theme = fn(&mut Suite) -> Result<()>;
 
 /// Systems of their own, each with its scenarios in order.
-pub const THEMES: [(&str, Theme); 5] = [
+pub const THEMES: [(&str, Theme); 6] = [
     ("first-run", first_run),
     ("history", history),
     ("embedded", embedded),
     ("distributed", distributed),
     ("faults", faults),
+    ("large", large),
 ];
 
 /// Runs the themes with this name, or all.
@@ -230,6 +233,10 @@ fn distributed(suite: &mut Suite) -> Result<()> {
     suite.check("races.leases", "64 leases of one unit are sent", |size| races::leases(&system, size));
     suite.check("rebuilds.load", "every model rebuilt beside readers and writers", |_| rebuilds::beside_clients(&system));
     suite.check("rebuilds.kills", "rebuilds killed at any moment go on", |size| rebuilds::killed(&mut system, size));
+    // The full form has a system of its own.
+    if suite.size == Size::Short {
+        suite.check("rebuilds.large", LARGE, |size| large::rebuilds(&mut system, size));
+    }
     suite.check("access.matrix", "every route x role x own or foreign (2.4)", |_| access::matrix(&system));
     suite.check("access.tokens", "forged, expired and foreign tokens", |_| access::forged_tokens(&system));
     suite.check("access.deactivation", "a deactivated user is out at once", |_| access::deactivation(&system));
@@ -255,5 +262,18 @@ fn faults(suite: &mut Suite) -> Result<()> {
     suite.check("crashes", "kill -9 of everything in turn under load", |size| crashes::distributed(&mut system, size));
     // The last: it leaves the roles stopped.
     suite.check("tampering", "what was done to history is found by name", |_| tampering::distributed(&mut system));
+    system.stop()
+}
+
+/// A log of a million events, in the full form only.
+fn large(suite: &mut Suite) -> Result<()> {
+    if suite.size == Size::Short {
+        return Ok(());
+    }
+    let options = Options { demo: true, demo_units: Some(1_000), ..suite.options() };
+    let mut system = System::distributed(&options)?;
+    suite.check("rebuilds", LARGE, |size| large::rebuilds(&mut system, size));
+    // Twenty of them are killed where a rebuild takes less; here each victim once, in the middle of much more work.
+    suite.check("kills", "rebuilds of it killed at any moment go on", |_| rebuilds::killed(&mut system, Size::Short));
     system.stop()
 }

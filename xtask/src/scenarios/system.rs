@@ -1,6 +1,7 @@
 //! The system under test, in either mode, behind one face.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -46,6 +47,17 @@ impl System {
         match self {
             Self::Distributed(stack) => Ok(stack),
             Self::Embedded(_) => anyhow::bail!("this scenario is about the distributed mode"),
+        }
+    }
+
+    /// Where commands are taken without Nginx.
+    pub fn command_port(&self) -> Result<u16> {
+        match self {
+            Self::Embedded(embedded) => Ok(embedded.server.port()),
+            Self::Distributed(stack) => {
+                let role = stack.roles.iter().find(|role| role.name() == "command-api");
+                Ok(role.context("no command-api")?.port())
+            }
         }
     }
 
@@ -107,8 +119,13 @@ impl System {
 
     /// Waits until no read model is behind its log.
     pub fn caught_up(&self) -> Result<()> {
+        self.caught_up_within(CAUGHT_UP_WITHIN)
+    }
+
+    /// The same for more events than usual.
+    pub fn caught_up_within(&self, bound: Duration) -> Result<()> {
         let mut behind = String::new();
-        let waited = wait_until("every read model at its log's head", CAUGHT_UP_WITHIN, || {
+        let waited = wait_until("every read model at its log's head", bound, || {
             // A server may just be coming back.
             let Ok(rows) = self.rows(&["projections", "list"]) else { return Ok(false) };
             let late: Vec<&Value> = rows.iter().filter(|row| row["lag_events"] != 0 || row["state"] == "absent").collect();
@@ -265,6 +282,22 @@ impl Embedded {
         let log = embedded.dir.path().join("restore.log");
         Program::new("restore", binary, log)
             .args(["restore".into(), backup.to_string_lossy(), "--data-dir".into(), embedded.data_dir().to_string_lossy()])
+            .dir(embedded.dir.path())
+            .run()?;
+        embedded.start()?;
+        Ok(embedded)
+    }
+
+    /// A folder that holds the exported history and the master key it was sealed under, and nothing else.
+    pub fn imported(binary: &Path, export: &Path, master_key: &Path) -> Result<Self> {
+        let mut embedded = Self::new(binary, &[])?;
+        let keys = embedded.data_dir().join("keys");
+        fs::create_dir_all(&keys)?;
+        fs::copy(master_key, keys.join("master.key"))?;
+        let log = embedded.dir.path().join("import.log");
+        Program::new("import", binary, log)
+            .args(["events".into(), "import".into(), export.to_string_lossy()])
+            .args(["--data-dir".into(), embedded.data_dir().to_string_lossy()])
             .dir(embedded.dir.path())
             .run()?;
         embedded.start()?;

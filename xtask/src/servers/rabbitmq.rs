@@ -139,6 +139,20 @@ impl RabbitMq {
         self.start_again()
     }
 
+    /// Messages that publishers gave to this node since it was started, by its own count.
+    ///
+    /// # Errors
+    /// When rabbitmqctl fails, or the node counts no such thing.
+    pub fn received(&self) -> Result<u64> {
+        let told = self.ctl(&["eval", "rabbit_global_counters:overview()."])?;
+        let counts = told.split("messages_received_total =>").skip(1);
+        let counts: Vec<u64> = counts
+            .map(|rest| rest.trim_start().chars().take_while(char::is_ascii_digit).collect::<String>().parse())
+            .collect::<Result<_, _>>()?;
+        ensure!(!counts.is_empty(), "the node does not count what it receives: {told}");
+        Ok(counts.iter().sum())
+    }
+
     /// Runs `rabbitmqctl` against this node.
     ///
     /// # Errors

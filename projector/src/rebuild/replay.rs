@@ -141,7 +141,10 @@ impl Replay {
             let mut fresh = Parked::new();
             let (rows, folded) = loop {
                 let (mut rows, mut folded, mut poisoned) = (Rows::first(), 0, false);
-                for event in events.iter().filter(|event| !waits(&parked, event)) {
+                for event in &events {
+                    if waits(&parked, event) {
+                        continue;
+                    }
                     if let Some(fault) = self.fold(event, &mut rows)? {
                         let stream = self.parked(event, &fault, parked.len())?;
                         parked.insert(event.stream.clone(), stream.clone());

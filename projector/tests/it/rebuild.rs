@@ -260,7 +260,10 @@ async fn told_to_park_a_rebuild_leaves_a_poison_stream_out_and_a_retry_heals_it(
         assert!(matches!(done.outcome, Outcome::Switched(_)), "{done:?}");
         let parked = world.views.parked("sick", 2).await.expect("parked");
         assert_eq!(parked.iter().map(|parked| (parked.position, parked.sequence)).collect::<Vec<_>>(), [(9, 2)]);
-        let folded = |key: String| async { Traced::positions(world.doc("sick", &key).await) };
+        let folded = |key: String| {
+            let world = world.clone();
+            async move { Traced::positions(world.doc("sick", &key).await) }
+        };
         let (fourth, fifth) = (ids[3].to_string(), ids[4].to_string());
         match feed {
             Feed::Mixed => assert_eq!(folded("all".into()).await, [1, 2, 3, 4, 5, 6, 7, 8, 10]),

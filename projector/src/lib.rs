@@ -44,7 +44,7 @@ use hot::HotFeed;
 use pace::{Backoff, pause};
 use policy::Policy;
 use projection::{Projection, Side};
-use rebuild::Standbys;
+use rebuild::{LiveTerms, Standbys};
 use timers::{Due, Timer};
 use working::panic_text;
 
@@ -211,8 +211,9 @@ impl Projector {
                 return;
             }
         }
+        let live = LiveTerms::default();
         if let Some(generations) = &self.ports.generations {
-            self.start_generations(tasks, generations, shutdown);
+            self.start_generations(tasks, generations, &live, shutdown);
         }
         let announcer = Announcer::default();
         let (running, hints, token) = (announcer.clone(), self.ports.hints.clone(), shutdown.clone());
@@ -236,6 +237,7 @@ impl Projector {
                 tailer: self.tailers[&model.spec().context].clone(),
                 views: self.ports.views.clone(),
                 side: None,
+                live: live.clone(),
                 announcer: announcer.clone(),
                 hot,
                 delay: self.config.delay,
@@ -253,13 +255,20 @@ impl Projector {
 
 impl Projector {
     /// What is not live is folded on, and what an earlier fold made is made anew, while readers have the old one.
-    fn start_generations(&self, tasks: &mut JoinSet<()>, generations: &Arc<dyn Generations>, shutdown: &CancellationToken) {
+    fn start_generations(
+        &self,
+        tasks: &mut JoinSet<()>,
+        generations: &Arc<dyn Generations>,
+        live: &LiveTerms,
+        shutdown: &CancellationToken,
+    ) {
         let standbys = Arc::new(Standbys {
             models: self.config.models.clone(),
             tailers: self.tailers.clone(),
             views: generations.clone(),
             clock: self.ports.clock.clone(),
             board: Board::new(self.ports.clock.clone()),
+            live: live.clone(),
         });
         let token = shutdown.clone();
         spawn(tasks, "standbys".to_owned(), None, shutdown, move || {

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::announce::Announcer;
 use crate::projection::{Lead, Projection, ROUND_PERIOD};
+use crate::rebuild::LiveTerms;
 use crate::status::{Board, Kind};
 use crate::tailer::Tailer;
 use crate::working::{Fault, Poison, Taken, Working};
@@ -209,6 +210,7 @@ pub async fn attend_parked(
         tailer: Tailer::new(log, sealer),
         views,
         side: None,
+        live: LiveTerms::default(),
         announcer: Announcer::default(),
         hot: None,
         delay: Duration::ZERO,

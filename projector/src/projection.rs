@@ -23,6 +23,7 @@ use crate::checkpoints;
 use crate::hot::HotFeed;
 use crate::pace::{Backoff, pause};
 use crate::parking::Parked;
+use crate::rebuild::LiveTerms;
 use crate::status::Reporter;
 use crate::tailer::{Tail, Tailer};
 use crate::working::{Fault, Poison, Taken, Working};
@@ -42,6 +43,7 @@ pub(crate) struct Projection {
     pub views: Arc<dyn ViewStore>,
     /// Folds a generation that is not the live one.
     pub side: Option<Side>,
+    pub live: LiveTerms,
     pub announcer: Announcer,
     pub hot: Option<HotFeed>,
     /// Test aid: waits so long before each commit.
@@ -194,6 +196,9 @@ impl Projection {
             let seen = tail.borrow_and_update().clone();
             if another_life(&seen, &lead.checkpoint) {
                 return Err(Error::Conflict("the log is another one, or it went back".into()));
+            }
+            if self.live.of(self.model.spec().name).is_some_and(|term| term > lead.term) {
+                return Err(Error::Conflict("another generation was switched to, or another process leads".into()));
             }
             if lead.parked.is_due() {
                 self.attend(lead).await?;

@@ -27,7 +27,7 @@ use replay::Replay;
 
 pub use compare::{Comparison, Difference, DifferenceKind};
 pub use progress::{Phase, Progress, Seen};
-pub(crate) use standby::Standbys;
+pub(crate) use standby::{LiveTerms, Standbys};
 
 /// Parts of a replay at most.
 pub const PARTS_MAX: u32 = 16;

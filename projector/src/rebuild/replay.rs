@@ -297,7 +297,7 @@ impl Replay {
 }
 
 fn waits(parked: &Parked, event: &Recorded) -> bool {
-    !parked.is_empty() && parked.contains_key(&event.stream)
+    !parked.is_empty() && parked.get(&event.stream).is_some_and(|parked| parked.position <= event.position)
 }
 
 /// What all streams weigh, by some of them.

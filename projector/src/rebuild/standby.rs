@@ -1,7 +1,7 @@
 //! Generations that nobody reads, folded on: what is ready to be switched to, and what a rollback would land on.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use ports::{Clock, Generation, Generations, ModelSpec, Standing};
@@ -18,6 +18,26 @@ use crate::tailer::Tailer;
 /// How often it is looked for generations that came or went.
 const LOOK_PERIOD: Duration = Duration::from_millis(500);
 
+/// The terms of the live generations as they were last seen: a leader that nobody gives anything to write learns from it that
+/// another generation was switched to.
+#[derive(Clone, Default)]
+pub(crate) struct LiveTerms(Arc<Mutex<HashMap<String, u64>>>);
+
+impl LiveTerms {
+    fn see(&self, all: &[Generation]) {
+        let live = all.iter().filter(|found| found.standing == Standing::Live);
+        *self.seen() = live.map(|found| (found.head.model.to_string(), found.head.term)).collect();
+    }
+
+    pub(crate) fn of(&self, model: &str) -> Option<u64> {
+        self.seen().get(model).copied()
+    }
+
+    fn seen(&self) -> MutexGuard<'_, HashMap<String, u64>> {
+        self.0.lock().expect("nothing panics under this lock")
+    }
+}
+
 pub(crate) struct Standbys {
     pub models: Vec<&'static dyn ReadModel>,
     pub tailers: HashMap<domain::Context, Arc<Tailer>>,
@@ -25,6 +45,7 @@ pub(crate) struct Standbys {
     pub clock: Arc<dyn Clock>,
     /// Of its own: whether readers are served does not depend on these.
     pub board: Board,
+    pub live: LiveTerms,
 }
 
 /// Stops the follower when it goes.
@@ -43,7 +64,10 @@ impl Standbys {
         let specs: Vec<&'static ModelSpec> = self.models.iter().map(|model| model.spec()).collect();
         loop {
             match self.views.generations(&specs).await {
-                Ok(all) => self.adjust(&all, &mut following, &shutdown),
+                Ok(all) => {
+                    self.live.see(&all);
+                    self.adjust(&all, &mut following, &shutdown);
+                }
                 Err(error) => tracing::debug!(error = error.chain(), "generations cannot be listed"),
             }
             if !pause(&shutdown, LOOK_PERIOD).await {
@@ -79,6 +103,7 @@ impl Standbys {
                     tailer: tailer.clone(),
                     views: self.views.clone(),
                     side: Some(Side { views: self.views.clone(), generation }),
+                    live: LiveTerms::default(),
                     announcer: Announcer::default(),
                     hot: None,
                     delay: Duration::ZERO,

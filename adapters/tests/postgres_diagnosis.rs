@@ -69,6 +69,18 @@ async fn a_follower_is_led_from_its_claim_to_the_end_of_its_process() {
     assert!(led(None, "observed").await && led(Some(Context::Units), "timer:x").await);
     // Of another database the same name is another follower.
     assert!(!led(None, "timer:x").await);
+    // Its session is ended under it: it has its lead back though it does nothing.
+    let mut owner = cluster.connect("casitas_owner", "units_db").await;
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_locks WHERE locktype = 'advisory' AND granted
+        AND (classid::bigint << 32) | objid::bigint IN (hashtextextended('casitas:lead:observed', 0),
+            hashtextextended('casitas:lead:timer:x', 0))";
+    let ended: i64 = sqlx::query_scalar(end).fetch_one(&mut owner).await.expect("ended");
+    assert!(ended >= 1);
+    weather_until(async || {
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        led(None, "observed").await && led(Some(Context::Units), "timer:x").await
+    })
+    .await;
     drop((views, log));
     for _ in 0..100 {
         if !led(None, "observed").await {

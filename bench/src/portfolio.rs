@@ -93,15 +93,26 @@ impl Portfolio {
 /// # Errors
 /// When a command is refused.
 pub async fn change(handler: &Handler, ids: &[Uuid], commands: usize) -> Result<()> {
+    change_many(handler, ids, commands, 1).await
+}
+
+/// The same where each command changes so many units: a log grows faster so.
+///
+/// # Errors
+/// When a command is refused.
+pub async fn change_many(handler: &Handler, ids: &[Uuid], commands: usize, units: usize) -> Result<()> {
     // Another area than any that was set before: a command that changes nothing appends nothing.
     static TURN: AtomicUsize = AtomicUsize::new(0);
     let (handler, ids) = (handler.clone(), Arc::new(ids.to_vec()));
     all(commands, move |turn| {
-        let (handler, id) = (handler.clone(), ids[turn % ids.len()]);
+        let (handler, ids) = (handler.clone(), ids.clone());
         async move {
-            let area = 1_000 + (TURN.fetch_add(1, Ordering::Relaxed) % 1_000_000) as u32 % 9_000;
-            let update = UnitCommand::UpdateUnit(UpdateUnit { area_m2: Some(area), ..UpdateUnit::default() });
-            handler.execute(&issue(), &[step::<Unit>(id.to_string(), update)]).await.map(drop)
+            let steps = (turn * units..(turn + 1) * units).map(|at| {
+                let area = 1_000 + (TURN.fetch_add(1, Ordering::Relaxed) % 1_000_000) as u32 % 9_000;
+                let update = UnitCommand::UpdateUnit(UpdateUnit { area_m2: Some(area), ..UpdateUnit::default() });
+                step::<Unit>(ids[at % ids.len()].to_string(), update)
+            });
+            handler.execute(&issue(), &steps.collect::<Vec<_>>()).await.map(drop)
         }
     })
     .await

@@ -31,7 +31,7 @@ use xtask::servers::{POSTGRES_OWNER, Postgres, Redis};
 
 use crate::bench::{Bench, Part, Round};
 use crate::figure::{Check, Compare, Curve, Outcome, Stat};
-use crate::portfolio::{Portfolio, change};
+use crate::portfolio::{Portfolio, change_many};
 use crate::product::chained;
 use crate::rows::number;
 use crate::size::megabytes;
@@ -44,6 +44,7 @@ const UNITS: usize = 5_000;
 const EVENTS_A_UNIT: usize = 3;
 /// What the bare fold reads at once.
 const READ: usize = 5_000;
+const UNITS_A_COMMAND: usize = 8;
 const GROWN_AT_ONCE: usize = 1_000_000;
 const REFUSALS_MAX: usize = 5;
 const WITHIN: Duration = Duration::from_secs(900);
@@ -173,8 +174,10 @@ impl Rebuild {
         let mut have = bench.block(lab.head())? as usize;
         if have < events {
             while have < events {
+                let commands = GROWN_AT_ONCE.min(events - have).div_ceil(UNITS_A_COMMAND);
+                let grown = bench.block(change_many(&lab.handler, &ids, commands, UNITS_A_COMMAND));
                 // A disk that stalls may cost a command, and minutes of commands meet one that does.
-                if let Err(error) = bench.block(change(&lab.handler, &ids, GROWN_AT_ONCE.min(events - have))) {
+                if let Err(error) = grown {
                     refusals += 1;
                     ensure!(refusals <= REFUSALS_MAX, "{error:#}");
                 }

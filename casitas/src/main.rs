@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use adapters::postgres::{Databases, PostgresServer, RolePasswords, migrate};
+use adapters::sqlite::DataFolder;
 use anyhow::{Context, Result};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tokio::sync::mpsc;
@@ -337,6 +338,13 @@ async fn perform(settings: &Settings, verb: Verb, mut row: impl FnMut(serde_json
         && let Some(exit) = socket::ask(&settings.data_dir, &verb, &mut row).await?
     {
         return Ok(exit);
+    }
+    if !settings.is_distributed() && !verb.begins_a_store() && !DataFolder::has_store(&settings.data_dir) {
+        let message = format!(
+            "there is no store in {}: say where it is with --data-dir, or begin one with `casitas serve`",
+            settings.data_dir.display()
+        );
+        return Err(Refusal::new(exit::NOT_FOUND, message).into());
     }
     let platform = Platform::open(settings, Role::Operator).await?;
     let handler = verb.writes().then(|| platform.handler()).transpose()?;

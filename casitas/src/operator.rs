@@ -97,6 +97,11 @@ impl Verb {
         matches!(self, Self::Events(Events::Tail { .. } | Events::Replay(_)))
     }
 
+    /// Whether it is a first step in an empty folder.
+    pub fn begins_a_store(&self) -> bool {
+        matches!(self, Self::Users(_))
+    }
+
     /// Whether it needs the write path.
     pub fn writes(&self) -> bool {
         match self {

@@ -54,7 +54,10 @@ impl Printer {
 
     /// Shows a row; answers whether anybody still reads.
     pub fn row(&mut self, row: Value) -> bool {
-        if let Some(progress) = row.get("progress")
+        // A row that has progress among others, as a job has, is a result.
+        let is_progress = row.as_object().is_some_and(|row| row.len() == 1);
+        if is_progress
+            && let Some(progress) = row.get("progress")
             && self.shows(progress)
         {
             return !self.closed;

@@ -36,6 +36,11 @@ impl DataFolder {
         }
     }
 
+    /// Whether logs were ever made there.
+    pub fn has_store(path: &Path) -> bool {
+        Context::ALL.into_iter().any(|context| path.join(format!("{}.sqlite", context.database())).exists())
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -22,6 +22,8 @@ use crate::scenarios::world::{self, fresh};
 pub const HOT_UNITS: usize = 4;
 /// What a hot unit's area is before the first change; each change has a number of its own.
 const FIRST_AREA: u64 = 50;
+/// Leases of a unit, one after the other: the business ends with the year 2200.
+const LEASES_MAX: i64 = 2_000;
 /// A command is repeated with its key until it is answered for good, but not longer.
 const PATIENCE: Duration = Duration::from_secs(90);
 /// After the last fault nothing is away any more.
@@ -335,9 +337,9 @@ impl Client {
         let unit = self.load.world.movers[self.number as usize % 2].clone();
         let (party, document) = (self.load.world.party.clone(), self.load.world.document.clone());
         let mut round = 0;
-        while !self.load.stopped() {
+        while !self.load.stopped() && round < LEASES_MAX {
             // Each lease has days of its own.
-            let from = 10 + 40 * round;
+            let from = 10 + 31 * round;
             round += 1;
             let body = world::lease_body(&unit, &party, from, from + 29);
             let Some(drafted) = self.issue(Order::new("draft", "legal", "POST", "/leases", body).must()).await else {

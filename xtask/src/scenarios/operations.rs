@@ -237,15 +237,17 @@ impl Drop for Session {
     }
 }
 
-/// A stopped projector, a dead letter, a stuck process, a blocked writer: each found, each healed as the doctor says.
+/// A stopped projector, a paused model, a dead letter, a stuck process, a blocked writer: each found, each healed as the doctor says.
 pub fn faults(system: &mut System, _: Size) -> Result<String> {
     healthy(system)?;
     let admin = world::admin(system)?;
     stopped_projector(system)?;
+    paused_model(system)?;
     dead_letter(system, &admin)?;
     stuck_process(system, &admin)?;
     blocked_writer(system)?;
-    Ok("a stopped projector, a dead letter, a stuck process and a blocked writer: each found and healed".to_owned())
+    Ok("a stopped projector, a paused model, a dead letter, a stuck process and a blocked writer: each found and healed"
+        .to_owned())
 }
 
 fn stopped_projector(system: &mut System) -> Result<()> {
@@ -253,6 +255,14 @@ fn stopped_projector(system: &mut System) -> Result<()> {
     let line = found(system, "units", "nobody leads it")?;
     ensure!(line["next"] == "casitas projector", "{line}");
     system.stack()?.role("projector")?.start()?;
+    healthy(system)
+}
+
+fn paused_model(system: &mut System) -> Result<()> {
+    ensure!(status(system, &["projections", "pause", "units"])?.0 == 0, "pause");
+    let line = found(system, "units", "paused")?;
+    ensure!(line["next"] == "casitas projections resume units", "{line}");
+    ensure!(status(system, &["projections", "resume", "units"])?.0 == 0, "resume");
     healthy(system)
 }
 
@@ -276,6 +286,10 @@ fn dead_letter(system: &mut System, admin: &Http) -> Result<()> {
     ensure!(letters.iter().any(|row| row["report_id"] == id.as_str() && row["next"] == next.as_str()), "{letters:?}");
     let dead = system.rows(&["jobs", "list", "--state", "dead"])?;
     ensure!(dead.iter().any(|row| row["report_id"] == id.as_str()), "{dead:?}");
+    // As an operator types it: the job has progress among others, and is no progress line.
+    let output = system.casitas(&["jobs", "show", &id], "")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success() && text.contains(&id) && text.contains("dead"), "jobs show {id}: {text}");
     let (exit, text) = status(system, &["jobs", "retry", &id])?;
     ensure!(exit == 0, "exit {exit}: {text}");
     let mut report = Value::Null;

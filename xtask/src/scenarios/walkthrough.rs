@@ -49,7 +49,19 @@ pub fn without_demo(system: &System) -> Result<String> {
     ensure!(cached_list(&http)? == 2, "two units were asked for");
     ensure!(finance_report(&caller)? == 0, "a ledger out of nothing");
     ensure!(legal_report(&caller)? == 0, "a lease out of nothing");
-    Ok("demo password refused, empty list, first admin, first unit, empty reports".to_owned())
+    nothing_there(system)?;
+    Ok("demo password refused, empty list, first admin, first unit, empty reports, no store where none is".to_owned())
+}
+
+/// A doctor in the wrong folder finds no store, and makes none.
+fn nothing_there(system: &System) -> Result<()> {
+    let System::Embedded(embedded) = system else { return Ok(()) };
+    let nowhere = embedded.data_dir().join("nowhere");
+    let output = std::process::Command::new(embedded.binary()).args(["doctor", "--data-dir"]).arg(&nowhere).output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.code() == Some(4) && said.contains("no store"), "doctor ended with {}: {said}", output.status);
+    ensure!(!nowhere.exists(), "doctor made a folder");
+    Ok(())
 }
 
 fn demo_login(http: &Http) -> Result<Http> {

@@ -23,6 +23,10 @@ impl Operator {
             None => None,
             Some(diagnosis) => Some(diagnosis.led(None, &names).await.map_err(chained)?),
         };
+        let paused = match &self.platform.generations {
+            None => Vec::new(),
+            Some(generations) => generations.paused().await.map_err(chained)?,
+        };
         let mut lines = vec![];
         for model in read_models::all() {
             let spec = model.spec();
@@ -30,6 +34,11 @@ impl Operator {
                 lines.push(Line::wrong(spec.name, "has no rows yet: no projector has prepared it", self.start_projector()));
                 continue;
             };
+            if paused.iter().any(|name| name == spec.name) {
+                let detail = format!("an operator paused it at {}", head.checkpoint.position);
+                lines.push(Line::wrong(spec.name, detail, format!("casitas projections resume {}", spec.name)));
+                continue;
+            }
             let is_led = led.as_ref().is_none_or(|led| led.iter().any(|name| name == spec.name));
             let status = statuses.as_ref().and_then(|all| all.iter().find(|status| status.name == spec.name));
             lines.push(self.follower(spec.name, spec.context, &head.checkpoint, is_led, status).await?);
@@ -66,11 +75,12 @@ impl Operator {
         }
         if let Some(State::Stalled { reason, since }) = status.map(|status| &status.state) {
             let detail = format!("stands still since {since}: {reason}");
-            return Ok(Line::wrong(
-                name,
-                detail,
-                "casitas events show, with the event that it names; upgrade if it says so",
-            ));
+            let next = if reason.contains("cannot take event") {
+                "casitas events show, with the event that it names; upgrade if it says so"
+            } else {
+                "put right what it names: it goes on by itself"
+            };
+            return Ok(Line::wrong(name, detail, next));
         }
         let lag = head.position - position;
         let oldest = self.oldest(context, position).await?;

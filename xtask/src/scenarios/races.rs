@@ -7,7 +7,8 @@ use super::client::{Http, block, spawn};
 use super::dates::{day, instant, now};
 use super::suite::Size;
 use super::system::System;
-use super::world::{self, free, fresh, send_lease};
+use super::world::{self, SETTLES_WITHIN, free, fresh, send_lease};
+use crate::net::wait_until;
 
 const CLIENTS: usize = 64;
 const REFUSED: &str = "UNIT_NOT_AVAILABLE";
@@ -112,9 +113,14 @@ pub fn leases(system: &System, size: Size) -> Result<String> {
         sent.extend([winner, loser]);
     }
     let stream = format!("unit:{unit}");
-    let events = system.events("units", 0)?;
-    let count = |kind: &str| events.iter().filter(|event| event.stream == stream && event.kind == kind).count();
-    let (reserved, released) = (count("UnitReserved"), count("ReservationReleased"));
+    let (mut reserved, mut released) = (0, 0);
+    // The last release follows its lease; a calendar that is free may be that of a moment before it was taken.
+    let _ = wait_until("as many releases as reservations", SETTLES_WITHIN, || {
+        let events = system.events("units", 0)?;
+        let count = |kind: &str| events.iter().filter(|event| event.stream == stream && event.kind == kind).count();
+        (reserved, released) = (count("UnitReserved"), count("ReservationReleased"));
+        Ok(released == sent.len())
+    });
     ensure!(
         reserved == sent.len() && released == sent.len(),
         "{} leases were sent and voided: {reserved} UnitReserved, {released} ReservationReleased",

@@ -79,7 +79,11 @@ impl Part for Overload {
         let refused = run(rig, bench, round, &mut self.checks, (flood(), FLOOD), lasts);
         drop(tell);
         let most = watch.join().map_err(|_| anyhow::anyhow!("the watch panicked"))?;
-        round.keep(REFUSED, "requests/s", Outcome::plain(refused? as f64 / lasts.as_secs_f64()), 0.0);
+        let refused = refused?;
+        // A flood that all goes in shows nothing of shedding.
+        let wrong = if refused == 0 { vec!["nobody was refused".to_owned()] } else { Vec::new() };
+        collect(&mut self.checks, Check { what: REFUSED.to_owned(), count: 1, wrong });
+        round.keep(REFUSED, "requests/s", Outcome::plain(refused as f64 / lasts.as_secs_f64()), 0.0);
         round.keep(MEMORY, "MB", Outcome::plain(most as f64 / 1e6), 0.0);
         // It is itself again at once.
         let after = Instant::now();

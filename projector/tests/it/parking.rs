@@ -3,9 +3,8 @@
 use domain::reports::{Report, ReportCommand, ReportKind};
 use domain::{Context, StreamId};
 use ports::{Ask, ParkedStream, ParkedStreams};
-use uuid::Uuid;
 
-use crate::support::{Process, Trace, Traced, World, execute, request_report, until};
+use crate::support::{Process, Trace, Traced, World, execute, request_report, ten_events, until};
 
 const SICK: &str = "sick";
 
@@ -29,19 +28,6 @@ async fn answered(world: &World) {
 
 async fn at(process: &Process, name: &str, position: u64) {
     until("all folded", || async { process.follower(name).position == position }).await;
-}
-
-/// Events 1 to 8 are requests of eight reports, 9 begins the fourth, 10 the fifth.
-async fn ten_events(world: &World) -> Vec<Uuid> {
-    let client = world.client();
-    let mut ids = vec![];
-    for _ in 0..8 {
-        ids.push(request_report(&client, ReportKind::LeaseRegister).await);
-    }
-    for id in [ids[3], ids[4]] {
-        execute::<Report>(&client, id, ReportCommand::StartAttempt { worker: "test".into() }).await;
-    }
-    ids
 }
 
 fn sick_and_sound() -> (&'static Trace, &'static Trace) {

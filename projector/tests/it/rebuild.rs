@@ -16,7 +16,7 @@ use serde_json::value::to_raw_value;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::support::{Process, Trace, Traced, World, execute, request_report, until};
+use crate::support::{Process, Trace, Traced, World, execute, request_report, ten_events, until};
 
 const PLAIN: Wish = Wish { parallel: 1, manual: false, dry_run: false, force: false, park: None };
 
@@ -234,16 +234,9 @@ async fn told_to_park_a_rebuild_leaves_a_poison_stream_out_and_a_retry_heals_it(
     for (feed, held_bytes) in feeds.into_iter().flat_map(|feed| [(feed, usize::MAX), (feed, 1)]) {
         let world = World::new();
         let sick = Trace::fed(Context::Reports, "sick", feed);
-        let client = world.client();
-        let mut ids = vec![];
-        for _ in 0..8 {
-            ids.push(request_report(&client, ReportKind::LeaseRegister).await);
-        }
-        // Position 9 and 10: the fourth goes on behind the event that cannot be folded, and the fifth.
-        for id in [ids[3], ids[4]] {
-            execute::<Report>(&client, id, ReportCommand::StartAttempt { worker: "test".into() }).await;
-        }
-        execute::<Report>(&client, ids[3], ReportCommand::CancelReport).await;
+        // The eleventh goes on behind the ninth, which cannot be folded.
+        let ids = ten_events(&world).await;
+        execute::<Report>(&world.client(), ids[3], ReportCommand::CancelReport).await;
         let process = world.start(vec![sick]);
         until("all folded", || async { process.follower("sick").position == 11 }).await;
 

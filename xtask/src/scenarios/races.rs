@@ -115,17 +115,16 @@ pub fn leases(system: &System, size: Size) -> Result<String> {
     let stream = format!("unit:{unit}");
     let (mut reserved, mut released) = (0, 0);
     // The last release follows its lease; a calendar that is free may be that of a moment before it was taken.
-    let _ = wait_until("as many releases as reservations", SETTLES_WITHIN, || {
+    let waited = wait_until("as many releases as reservations", SETTLES_WITHIN, || {
         let events = system.events("units", 0)?;
         let count = |kind: &str| events.iter().filter(|event| event.stream == stream && event.kind == kind).count();
         (reserved, released) = (count("UnitReserved"), count("ReservationReleased"));
         Ok(released == sent.len())
     });
-    ensure!(
-        reserved == sent.len() && released == sent.len(),
-        "{} leases were sent and voided: {reserved} UnitReserved, {released} ReservationReleased",
-        sent.len()
-    );
+    let told =
+        format!("{} leases were sent and voided: {reserved} UnitReserved, {released} ReservationReleased", sent.len());
+    waited.with_context(|| told.clone())?;
+    ensure!(reserved == sent.len(), "{told}");
     Ok(format!("{rounds} rounds of {CLIENTS} leases: 1 sent each, {} refused, every retry was sent", rounds * (CLIENTS - 1)))
 }
 

@@ -172,3 +172,16 @@ pub async fn request_report(handler: &Handler, kind: ReportKind) -> Uuid {
 pub async fn execute<A: Decide>(handler: &Handler, id: Uuid, command: A::Command) {
     handler.execute(&Issue::by("user:test"), &[step::<A>(id.to_string(), command)]).await.expect("an accepted command");
 }
+
+/// Events 1 to 8 are requests of eight reports, 9 begins the fourth, 10 the fifth.
+pub async fn ten_events(world: &World) -> Vec<Uuid> {
+    let client = world.client();
+    let mut ids = vec![];
+    for _ in 0..8 {
+        ids.push(request_report(&client, ReportKind::LeaseRegister).await);
+    }
+    for id in [ids[3], ids[4]] {
+        execute::<Report>(&client, id, ReportCommand::StartAttempt { worker: "test".into() }).await;
+    }
+    ids
+}

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::views::parked::parked;
 use super::views::{FIELDS, at, keys, lead, put, spec, step};
 use crate::{
-    Error, FieldValue, Generation, Generations, Load, ModelSpec, OrderBy, Part, Position, Select, Standing, StoredRow,
-    ViewStore, conformance_spec,
+    Error, FieldValue, Generation, Generations, Load, ModelSpec, OrderBy, Parking, Part, Position, Select, Standing,
+    StoredRow, ViewStore, conformance_spec,
 };
 
 pub async fn all(views: Arc<dyn Generations>) {
@@ -15,6 +16,7 @@ pub async fn all(views: Arc<dyn Generations>) {
     a_generation_is_seen_by_nobody_until_it_is_switched_to(shared).await;
     a_rebuild_goes_on_with_the_parts_it_had_in_a_higher_term(shared).await;
     a_load_in_an_earlier_term_writes_nothing(shared).await;
+    a_load_parks_streams_which_go_with_their_generation(shared).await;
     an_unfinished_generation_is_never_live(shared).await;
     a_row_of_two_streams_is_refused(shared).await;
     a_switch_never_goes_back(shared).await;
@@ -97,6 +99,26 @@ pub async fn a_rebuild_goes_on_with_the_parts_it_had_in_a_higher_term(views: &dy
     assert_eq!((again.head.generation, again.head.checkpoint), (2, at(7)));
     assert!(again.head.term > begun.head.term);
     assert_eq!((again.parts.len(), &again.parts[1]), (3, &part));
+}
+
+pub async fn a_load_parks_streams_which_go_with_their_generation(views: &dyn Generations) {
+    let spec = conformance_spec!("parked_in_a_load");
+    let claim = lead(views, spec).await;
+    let Generation { head, .. } = views.build(spec, &at(7), 1).await.expect("begun");
+    let part = Part { stream: "one".into(), events: 2, rows: 1, ..Part::default() };
+    let parking = [Parking::Park(parked("one", 3))];
+    let load =
+        Load { spec, generation: head.generation, term: head.term, part: &part, rows: &[row("one", 1)], parking: &parking };
+    let late = views.load(&Load { term: claim.term, ..load.clone() }).await;
+    assert!(matches!(late, Err(Error::Conflict(_))), "{late:?}");
+    assert_eq!(views.parked(spec.name, head.generation).await.expect("none"), []);
+    views.load(&load).await.expect("loaded");
+    assert_eq!(views.parked(spec.name, head.generation).await.expect("parked"), [parked("one", 3)]);
+    assert_eq!(views.parked(spec.name, claim.generation).await.expect("none"), []);
+    // The number is used again, and what was parked under it is not inherited.
+    views.drop_generation(spec.name, head.generation).await.expect("dropped");
+    let again = views.build(spec, &at(7), 1).await.expect("begun again").head.generation;
+    assert_eq!((again, views.parked(spec.name, again).await.expect("none")), (head.generation, vec![]));
 }
 
 pub async fn a_load_in_an_earlier_term_writes_nothing(views: &dyn Generations) {

@@ -1,7 +1,7 @@
 //! The contract of [`ViewStore`]. Each check has models of its own, so that they can share one fresh store.
 
 mod feed;
-mod parked;
+pub(super) mod parked;
 mod select;
 mod snapshot;
 mod step;

@@ -142,7 +142,7 @@ impl Check {
             Self::RabbitMq(queue) => queue.ping().await,
             Self::Consumer(status) if status.is_consuming() => Ok(()),
             Self::Consumer(_) => Err(ports::Error::Unavailable { what: "the job queue".to_owned(), source: None }),
-            Self::Reads(api) if api.readiness().is_ready => Ok(()),
+            Self::Reads(api) if api.is_ready() => Ok(()),
             Self::Reads(_) => Err(ports::Error::Unavailable { what: "the change feed".to_owned(), source: None }),
         }
     }

@@ -6,10 +6,8 @@ use axum::extract::{FromRef, Request};
 use axum::http::Uri;
 use axum::response::Response;
 use ports::Artifacts;
-use serde::Serialize;
 use web::{Allowed, Authenticator, Problem, Rule, Shortcut, permits};
 
-use crate::feed::{ModelFacts, STALE_AFTER};
 use crate::lane::{Lane, Reach};
 use crate::query::Query;
 use crate::reader::{Reader, Served, Source};
@@ -144,23 +142,8 @@ impl QueryApi {
         Ok(respond(&self.find(query, asked, what).await?, asked, Audience::Private))
     }
 
-    pub fn readiness(&self) -> Readiness {
-        let feed = self.0.reader.feed();
-        let age = feed.age();
-        Readiness {
-            is_ready: age.is_some_and(|age| age < STALE_AFTER),
-            feed_age_s: age.map(|age| age.as_secs_f64()),
-            models: feed.facts(),
-        }
-    }
-}
-
-/// What `/readyz?verbose` tells of the reads.
-#[derive(Clone, Debug, Serialize)]
-pub struct Readiness {
     /// Whether the change feed is read; without it every answer comes from the view store.
-    pub is_ready: bool,
-    /// Seconds since the last successful poll; absent before the first.
-    pub feed_age_s: Option<f64>,
-    pub models: Vec<ModelFacts>,
+    pub fn is_ready(&self) -> bool {
+        !self.0.reader.feed().is_stale()
+    }
 }

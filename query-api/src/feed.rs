@@ -74,8 +74,6 @@ struct ModelState {
     changed_at: HashMap<Box<str>, u64>,
     /// A tag that is not in `changed_at` counts as changed at this revision.
     floor: u64,
-    /// When the checkpoint last moved, for the lag shown to operators.
-    moved: Instant,
 }
 
 impl ModelState {
@@ -87,7 +85,6 @@ impl ModelState {
             checkpoint: head.checkpoint.clone(),
             changed_at: HashMap::new(),
             floor: head.revision,
-            moved: Instant::now(),
         }
     }
 
@@ -122,18 +119,6 @@ impl ModelState {
 enum Step {
     Advance(Vec<ViewChange>),
     Restart(ModelState),
-}
-
-/// One model as operators see it.
-#[derive(Clone, Debug, serde::Serialize)]
-pub struct ModelFacts {
-    pub model: String,
-    pub generation: u64,
-    pub term: u64,
-    pub revision: u64,
-    pub position: u64,
-    /// Seconds since the applied checkpoint last moved here.
-    pub unmoved_s: f64,
 }
 
 pub struct Feed {
@@ -324,7 +309,6 @@ impl Feed {
                     if let Some(state) = models.get_mut(&head.model) {
                         state.apply(changes);
                         if state.checkpoint != head.checkpoint {
-                            state.moved = Instant::now();
                             state.checkpoint = head.checkpoint.clone();
                         }
                     }
@@ -431,23 +415,6 @@ impl Feed {
     /// Notified after every successful poll.
     pub fn polls(&self) -> watch::Receiver<Option<Instant>> {
         self.polled.subscribe()
-    }
-
-    pub fn facts(&self) -> Vec<ModelFacts> {
-        let models = self.models.read().expect(UNPOISONED);
-        let mut facts: Vec<ModelFacts> = models
-            .iter()
-            .map(|(model, state)| ModelFacts {
-                model: model.clone(),
-                generation: state.life.generation,
-                term: state.life.term,
-                revision: state.revision,
-                position: state.checkpoint.position,
-                unmoved_s: state.moved.elapsed().as_secs_f64(),
-            })
-            .collect();
-        facts.sort_by(|left, right| left.model.cmp(&right.model));
-        facts
     }
 }
 

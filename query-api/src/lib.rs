@@ -39,9 +39,9 @@ mod stage;
 #[cfg(test)]
 mod testing;
 
-pub use api::{QueryApi, Readiness};
+pub use api::QueryApi;
 pub use entry::{Dep, Entry};
-pub use feed::{Feed, Life, ModelFacts};
+pub use feed::{Feed, Life};
 pub use hot::HotWriter;
 pub use kept::Kept;
 pub use principals::ViewPrincipals;

@@ -346,7 +346,13 @@ async fn perform(settings: &Settings, verb: Verb, mut row: impl FnMut(serde_json
         );
         return Err(Refusal::new(exit::NOT_FOUND, message).into());
     }
-    let platform = Platform::open(settings, Role::Operator).await?;
+    let platform = match Platform::open(settings, Role::Operator).await {
+        Err(error) if matches!(verb, Verb::Doctor { .. }) && !settings.is_distributed() => {
+            row(operator::unopened(&error));
+            return Ok(exit::DEPENDENCY_DOWN);
+        }
+        opened => opened?,
+    };
     let handler = verb.writes().then(|| platform.handler()).transpose()?;
     let (rows, mut waiting) = mpsc::channel(64);
     let by = operator::account(rustix::process::getuid().as_raw());

@@ -24,6 +24,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 
 pub use self::backup::Backup;
+pub use self::doctor::unopened;
 pub use self::events::{Events, Export, Format, Replay, ResumeAt, masked_data};
 pub use self::jobs::Jobs;
 pub use self::parked::Parked;

@@ -9,7 +9,7 @@ use adapters::inprocess::{InProcessHints, InProcessQueue};
 use adapters::postgres::{Diagnosis, PostgresLog, PostgresServer, PostgresViews};
 use adapters::rabbitmq::{RabbitConfig, RabbitQueue};
 use adapters::redis::{RedisCache, RedisConfig, RedisHints};
-use adapters::sqlite::DataFolder;
+use adapters::sqlite::{DataFolder, SqliteLog};
 use anyhow::{Context as _, Result};
 use commands::Handler;
 use domain::Context;
@@ -97,6 +97,8 @@ pub struct Platform {
     pub distributed: bool,
     /// What Postgres knows of its sessions; only for the operator's CLI.
     pub diagnosis: Option<Arc<Diagnosis>>,
+    /// The logs of an embedded store, whose files somebody may hold.
+    pub files: Vec<Arc<SqliteLog>>,
     /// What answers `doctor` and readiness, by name.
     pub checks: Vec<Check>,
 }
@@ -163,10 +165,11 @@ impl Platform {
     async fn embedded(settings: &Settings) -> Result<Self> {
         let folder = DataFolder::open(&settings.data_dir).map_err(chained)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let mut logs: Vec<Arc<dyn EventLog>> = vec![];
+        let mut files: Vec<Arc<SqliteLog>> = vec![];
         for context in Context::ALL {
-            logs.push(Arc::new(folder.log(context, clock.clone()).await.map_err(chained)?));
+            files.push(Arc::new(folder.log(context, clock.clone()).await.map_err(chained)?));
         }
+        let logs: Vec<Arc<dyn EventLog>> = files.iter().map(|log| log.clone() as Arc<dyn EventLog>).collect();
         let generations: Arc<dyn Generations> = Arc::new(folder.views().await.map_err(chained)?);
         let views: Arc<dyn ViewStore> = generations.clone();
         let artifacts = settings.artifacts_dir.clone().unwrap_or_else(|| folder.path().join("artifacts"));
@@ -187,6 +190,7 @@ impl Platform {
             secrets: init_keys(&folder.path().join("keys"))?,
             distributed: false,
             diagnosis: None,
+            files,
             checks,
         })
     }
@@ -254,6 +258,7 @@ impl Platform {
             dead_letters: queue.clone().map(|queue| queue as Arc<dyn DeadLetters>),
             queue: queue.map(|queue| queue as Arc<dyn JobQueue>),
             diagnosis,
+            files: vec![],
             artifacts: Arc::new(ArtifactFolder::open(&artifacts).map_err(chained)?),
             artifacts_dir: artifacts,
             hints: Arc::new(RedisHints::start(&redis).map_err(chained)?),

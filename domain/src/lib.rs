@@ -7,6 +7,8 @@ mod aggregate;
 mod calendar;
 mod events;
 mod fault;
+#[cfg(test)]
+mod golden;
 mod ids;
 mod money;
 mod personal;

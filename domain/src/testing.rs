@@ -1,12 +1,10 @@
-//! Given/when/then over the pure decisions, and the golden test of stored events.
+//! Given/when/then over the pure decisions.
 
-use std::collections::BTreeSet;
 use std::fmt::Debug;
 
 use jiff::Timestamp;
-use serde_json::Value;
 
-use crate::{Decide, DomainEvent, Fact, Moment, Refused};
+use crate::{Decide, Fact, Moment, Refused};
 
 pub struct Given<A> {
     state: A,
@@ -81,33 +79,5 @@ where
             self.state.apply(event);
         }
         Given { state: self.state, now: self.now }
-    }
-}
-
-/// Stored shapes never change: each text decodes, encodes to the same JSON again, and every event type has one.
-pub fn golden<E: DomainEvent + Fact>(names: &[&str], stored: &[&str]) {
-    let mut seen = BTreeSet::new();
-    for text in stored {
-        let value: Value = serde_json::from_str(text).expect("golden JSON");
-        let event: E = serde_json::from_value(value.clone()).unwrap_or_else(|error| panic!("{text}: {error}"));
-        assert_eq!(serde_json::to_value(&event).expect("an event encodes"), value);
-        assert_eq!(event.event_version(), "1");
-        let body = &value[event.event_type()];
-        assert!(body.is_object(), "{text}: the body stands under the event type");
-        assert_eq!(event.subject().is_some(), body.get("personal").is_some(), "{text}: sealed exactly when personal");
-        seen.insert(event.event_type());
-    }
-    assert_eq!(seen.len(), names.len(), "one golden text per event type");
-    assert!(names.iter().all(|name| seen.contains(*name)));
-}
-
-/// Every text of an old version that was ever stored still becomes an event: `(type, version, text)`.
-#[allow(dead_code, reason = "no event has an old version yet")]
-pub fn golden_old<A: Decide>(stored: &[(&str, &str, &str)]) {
-    for (event_type, version, text) in stored {
-        let mut value: Value = serde_json::from_str(text).expect("golden JSON");
-        crate::upcast(A::KIND, event_type, version, &mut value);
-        let event: A::Event = serde_json::from_value(value).unwrap_or_else(|error| panic!("{text}: {error}"));
-        assert_eq!(event.event_type(), *event_type, "{text}");
     }
 }

@@ -11,8 +11,6 @@ mod unit_error;
 mod unit_event;
 
 #[cfg(test)]
-mod golden;
-#[cfg(test)]
 mod property_tests;
 #[cfg(test)]
 mod unit_tests;

@@ -1,6 +1,6 @@
 //! Old versions of events, read as today's. Nothing in a log is rewritten: a changed event gets a new version
-//! (`event_names!(…, Variant = "2")`) and a step here that makes the new shape of the old one. The golden text of the old version
-//! stays in the tests for ever (`testing::golden_old`).
+//! (`event_names!(…, Variant = "2")`) and a step here that makes the new shape of the old one. The golden file of the
+//! old version stays for ever (`golden.rs`).
 
 use serde_json::Value;
 

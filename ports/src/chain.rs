@@ -83,7 +83,7 @@ impl StoredEvent {
             sequence: count("sequence", self.sequence)?,
             event_type: self.event_type.clone(),
             event_version: self.event_version.clone(),
-            payload: payload.map_err(|error| Error::corrupt(format!("the payload is not JSON: {error}")))?,
+            payload: payload.map_err(|error| Error::corrupt(format!("the payload is not JSON: {error}")))?.into(),
             effective_on: read("effective_on", &self.effective_on)?,
             recorded_at: recorded_at.map_err(|error| Error::corrupt(format!("recorded_at cannot be read: {error}")))?,
             metadata: Metadata {

@@ -13,6 +13,7 @@ mod hints;
 mod inspect;
 mod log;
 mod parked;
+mod payload;
 mod queue;
 mod sealing;
 mod transfer;
@@ -37,6 +38,7 @@ pub use log::{
     Logs, Metadata, NewEvent, Position, Recorded, StreamAppend, StreamEvents, Stretch, SubjectKeys,
 };
 pub use parked::{Ask, ParkedStream, ParkedStreams, Parking};
+pub use payload::Payload;
 pub use queue::{DeadLetter, DeadLetters, Delivery, JobConsumer, JobQueue, Priority, QueueDepth};
 pub use sealing::{MasterKey, Sealer};
 pub use transfer::{FollowerAt, Import, KeptKey, Transfer, WrappedKey};

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::inspect::{EventQuery, Tally, count_by_reading, search_by_reading, tally_by_reading};
-use crate::{Error, HashChain, Result, Transfer};
+use crate::{Error, HashChain, Payload, Result, Transfer};
 
 /// Place in a context's whole log: 1, 2, 3 … without gaps, in commit order. 0 is before the first event.
 pub type Position = u64;
@@ -112,7 +112,7 @@ pub struct Recorded {
     pub event_type: String,
     pub event_version: String,
     /// As stored: personal data sealed unless a [`crate::Sealer`] opened it.
-    pub payload: Box<RawValue>,
+    pub payload: Payload,
     pub effective_on: Date,
     pub recorded_at: Timestamp,
     pub metadata: Metadata,

@@ -123,7 +123,8 @@ impl Sealer {
             let mut payload = event.json()?;
             if self.open(keys, &event.stream, event.sequence, &mut payload).await? {
                 event.payload = RawValue::from_string(payload.to_string())
-                    .map_err(|error| Error::corrupt(format!("an opened event is not JSON: {error}")))?;
+                    .map_err(|error| Error::corrupt(format!("an opened event is not JSON: {error}")))?
+                    .into();
             }
         }
         Ok(())

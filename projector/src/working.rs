@@ -209,7 +209,7 @@ mod tests {
             sequence: 1,
             event_type: "PartyRegistered".into(),
             event_version: "1".into(),
-            payload: RawValue::from_string(payload.into()).expect("JSON"),
+            payload: RawValue::from_string(payload.into()).expect("JSON").into(),
             effective_on: jiff::civil::date(2026, 3, 2),
             recorded_at: Timestamp::UNIX_EPOCH,
             metadata: Metadata { actor: "cli".into(), correlation_id: Uuid::nil(), causation_id: None, traceparent: None },

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use domain::units::{Amenity, Bathrooms, Unit, UnitEvent, UnitFacts};
+use domain::units::{Amenity, Bathrooms, Listing, Unit, UnitEvent};
 use domain::{
     Aggregate, AggregateKind, Context, Date, DateRange, Fault, Money, PropertyId, Timestamp, UnitId, sane_date, today_in,
 };
@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use crate::scan::{Look, scan};
 use crate::time::{day_begins, earliest, next_midnight};
-use crate::{Answer, Feed, Page, PageRequest, ReadModel, Rows, Tag};
+use crate::{Answer, Feed, Indexed, Page, PageRequest, ReadModel, Rows, Tag};
 
 pub static SPEC: ModelSpec = ModelSpec {
     name: "available_units",
@@ -42,17 +42,27 @@ struct Row {
     prices: Option<(i64, i64)>,
 }
 
-fn fields(prices: Option<(i64, i64)>, facts: &UnitFacts) -> Vec<FieldValue> {
-    vec![
-        prices.map(|(low, _)| low).into(),
-        prices.map(|(_, high)| high).into(),
-        facts.property.currency.as_str().into(),
-        i64::from(facts.bedrooms).into(),
-        i64::from(facts.bathrooms_x2).into(),
-        i64::from(facts.area_m2).into(),
-        city_key(&facts.property.city).into(),
-        facts.property.property_id.to_string().into(),
-    ]
+impl Indexed for Row {
+    fn fields(&self) -> Vec<FieldValue> {
+        // A row that has no facts is not put.
+        let Some(facts) = self.unit.facts() else { return vec![FieldValue::Null; SPEC.fields.len()] };
+        vec![
+            self.prices.map(|(low, _)| low).into(),
+            self.prices.map(|(_, high)| high).into(),
+            facts.property.currency.as_str().into(),
+            i64::from(facts.bedrooms).into(),
+            i64::from(facts.bathrooms_x2).into(),
+            i64::from(facts.area_m2).into(),
+            city_key(&facts.property.city).into(),
+            facts.property.property_id.to_string().into(),
+        ]
+    }
+}
+
+/// The lowest and the highest price asked on a day or a later one.
+fn prices_from(listing: &Listing, day: Date) -> (i64, i64) {
+    let now = listing.price_on(day).amount;
+    listing.prices_from(day).fold((now, now), |(low, high), price| (low.min(price.amount), high.max(price.amount)))
 }
 
 /// The unit whose stream an event stands in.
@@ -92,14 +102,11 @@ impl ReadModel for AvailableUnits {
         row.unit.apply(event.decode::<UnitEvent>()?);
         let facts =
             row.unit.facts().ok_or_else(|| Error::corrupt(format!("unit {key} does not begin with its addition")))?;
-        let day = today_in(&facts.property.time_zone, event.recorded_at);
-        let prices = row.unit.listing().filter(|_| !row.unit.is_retired()).and_then(|listing| {
-            let amounts: Vec<i64> = listing.prices_from(day).map(|price| price.amount).collect();
-            Some((*amounts.iter().min()?, *amounts.iter().max()?))
+        row.prices = row.unit.listing().filter(|_| !row.unit.is_retired()).map(|listing| match listing.only_price() {
+            Some(price) => (price.amount, price.amount),
+            None => prices_from(listing, today_in(&facts.property.time_zone, event.recorded_at)),
         });
-        let fields = fields(prices, facts);
-        row.prices = prices;
-        rows.put(key, row, fields)
+        rows.put(key, row)
     }
 }
 

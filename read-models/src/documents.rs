@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::scan::{Look, find, scan};
-use crate::{Answer, Feed, Page, PageRequest, ReadModel, Rows, Tag};
+use crate::{Answer, Feed, Indexed, Page, PageRequest, ReadModel, Rows, Tag};
 
 pub static SPEC: ModelSpec = ModelSpec {
     name: "documents",
@@ -36,6 +36,12 @@ pub struct DocumentOut {
     pub stored_at: Timestamp,
 }
 
+impl Indexed for DocumentOut {
+    fn fields(&self) -> Vec<FieldValue> {
+        vec![self.lease_id.map(|id| id.to_string()).into()]
+    }
+}
+
 impl ReadModel for Documents {
     fn spec(&self) -> &'static ModelSpec {
         &SPEC
@@ -60,7 +66,7 @@ impl ReadModel for Documents {
             event.decode()?;
         let stored_at = event.recorded_at;
         let row = DocumentOut { document_id, kind, media_type, size, sha256, lease_id, expires_on, supersedes, stored_at };
-        rows.put(&event.stream.id, row, vec![lease_id.map(|id| id.to_string()).into()])
+        rows.put(&event.stream.id, row)
     }
 }
 

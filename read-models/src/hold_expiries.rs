@@ -2,11 +2,11 @@
 
 use domain::units::UnitEvent;
 use domain::{AggregateKind, Context, HoldId, Timestamp, UnitId};
-use ports::{Field, FieldKind, ModelSpec, Recorded, Result};
+use ports::{Field, FieldKind, FieldValue, ModelSpec, Recorded, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::available_units::unit_of;
-use crate::{Feed, ReadModel, Rows};
+use crate::{Feed, Indexed, ReadModel, Rows};
 
 pub static SPEC: ModelSpec = ModelSpec {
     name: "hold_expiries",
@@ -32,6 +32,12 @@ fn due_at(expires_at: Timestamp) -> i64 {
     match Timestamp::from_millisecond(milliseconds) {
         Ok(cut) if cut < expires_at => milliseconds + 1,
         Ok(_) | Err(_) => milliseconds,
+    }
+}
+
+impl Indexed for HoldExpiry {
+    fn fields(&self) -> Vec<FieldValue> {
+        vec![self.due_at.into()]
     }
 }
 
@@ -65,7 +71,7 @@ impl ReadModel for HoldExpiries {
             UnitEvent::HoldPlaced { hold_id, expires_at, .. } => {
                 let unit_id = unit_of(event)?;
                 let due_at = due_at(expires_at);
-                rows.put(&hold_id.to_string(), HoldExpiry { unit_id, hold_id, due_at }, vec![due_at.into()])
+                rows.put(&hold_id.to_string(), HoldExpiry { unit_id, hold_id, due_at })
             }
             UnitEvent::HoldReleased { hold_id } | UnitEvent::HoldExpired { hold_id, .. } => {
                 rows.delete(&hold_id.to_string());

@@ -2,11 +2,11 @@
 
 use domain::legal::LeaseEvent;
 use domain::{AggregateKind, Context, Date, LeaseId};
-use ports::{Field, FieldKind, ModelSpec, Recorded, Result};
+use ports::{Field, FieldKind, FieldValue, ModelSpec, Recorded, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::time::day_begins;
-use crate::{Feed, ReadModel, Rows};
+use crate::{Feed, Indexed, ReadModel, Rows};
 
 pub static SPEC: ModelSpec = ModelSpec {
     name: "lease_starts",
@@ -24,6 +24,12 @@ pub struct LeaseStart {
     pub start_date: Date,
     /// Midnight of the start date in the unit's zone, milliseconds since the epoch.
     pub due_at: i64,
+}
+
+impl Indexed for LeaseStart {
+    fn fields(&self) -> Vec<FieldValue> {
+        vec![self.due_at.into()]
+    }
 }
 
 impl ReadModel for LeaseStarts {
@@ -49,7 +55,7 @@ impl ReadModel for LeaseStarts {
                 let (lease_id, start_date) = (outline.lease_id, outline.from);
                 // A day that does not begin before the calendar ends is never due.
                 let due_at = day_begins(start_date, &outline.time_zone).map_or(i64::MAX, |begin| begin.as_millisecond());
-                rows.put(key, LeaseStart { lease_id, start_date, due_at }, vec![due_at.into()])
+                rows.put(key, LeaseStart { lease_id, start_date, due_at })
             }
             LeaseEvent::LeaseActivated { .. } | LeaseEvent::LeaseVoided { .. } => {
                 rows.delete(key);

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::scan::{Look, find, scan};
-use crate::{Answer, Feed, Page, PageRequest, ReadModel, Rows, Tag};
+use crate::{Answer, Feed, Indexed, Page, PageRequest, ReadModel, Rows, Tag};
 
 pub static SPEC: ModelSpec = ModelSpec {
     name: "leases",
@@ -145,16 +145,19 @@ impl Row {
     fn at(&self, position: Position, as_of: Date) -> Option<&Step> {
         self.history.iter().rev().find(|step| step.position <= position && step.effective_on <= as_of)
     }
+}
 
-    fn fields(&self) -> Option<Vec<FieldValue>> {
-        let step = self.last()?;
-        let (terms, place) = self.terms_of(step)?;
-        Some(vec![
+impl Indexed for Row {
+    fn fields(&self) -> Vec<FieldValue> {
+        // A row that has no draft is not put.
+        let last = self.last().and_then(|step| Some((step, self.terms_of(step)?)));
+        let Some((step, (terms, place))) = last else { return vec![FieldValue::Null; SPEC.fields.len()] };
+        vec![
             step.standing.state.as_str().into(),
             terms.unit_id.to_string().into(),
             place.property_id.to_string().into(),
             terms.end_date.map(|end| end.to_string()).into(),
-        ])
+        ]
     }
 }
 
@@ -193,8 +196,7 @@ impl ReadModel for Leases {
         let terms = terms.ok_or_else(|| Error::corrupt(format!("lease {key} does not begin with its draft")))?;
         let (position, sequence, effective_on) = (event.position, event.sequence, event.effective_on);
         row.history.push(Step { position, sequence, effective_on, terms, standing });
-        let fields = row.fields().unwrap_or_default();
-        rows.put(key, row, fields)
+        rows.put(key, row)
     }
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::scan::{Look, find, scan};
-use crate::{Answer, Feed, Page, PageRequest, ReadModel, Rows, Tag};
+use crate::{Answer, Feed, Indexed, Page, PageRequest, ReadModel, Rows, Tag};
 
 pub static SPEC: ModelSpec = ModelSpec {
     name: "ledgers",
@@ -63,6 +63,12 @@ pub struct LedgerHead {
     pub allocation_policy: AllocationPolicy,
     /// Place of its opening in the log.
     pub position: Position,
+}
+
+impl Indexed for LedgerHead {
+    fn fields(&self) -> Vec<FieldValue> {
+        vec![self.status.as_str().into(), self.property_id.to_string().into(), self.unit_id.to_string().into()]
+    }
 }
 
 impl ReadModel for Ledgers {
@@ -126,8 +132,7 @@ impl ReadModel for Ledgers {
                 _,
             ) => return Ok(()),
         };
-        let fields = vec![row.status.as_str().into(), row.property_id.to_string().into(), row.unit_id.to_string().into()];
-        rows.put(key, row, fields)
+        rows.put(key, row)
     }
 }
 

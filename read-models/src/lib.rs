@@ -26,7 +26,7 @@ pub mod units;
 pub mod users;
 
 pub use answer::{Answer, Cursor, Page, PageRequest, Tag};
-pub use rows::Rows;
+pub use rows::{Indexed, Rows};
 pub use scan::{Look, find, scan};
 pub use time::{day_begins, earliest, next_midnight};
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::scan::{Look, find, scan};
-use crate::{Answer, Feed, Page, PageRequest, ReadModel, Rows, Tag};
+use crate::{Answer, Feed, Indexed, Page, PageRequest, ReadModel, Rows, Tag};
 
 /// No personal field is an index field.
 pub static SPEC: ModelSpec = ModelSpec {
@@ -67,6 +67,19 @@ impl fmt::Debug for PartyOut {
     }
 }
 
+fn kind_name(kind: PartyKind) -> &'static str {
+    match kind {
+        PartyKind::Person => "person",
+        PartyKind::Company => "company",
+    }
+}
+
+impl Indexed for Row {
+    fn fields(&self) -> Vec<FieldValue> {
+        vec![kind_name(self.kind).into()]
+    }
+}
+
 impl ReadModel for PartyCard {
     fn spec(&self) -> &'static ModelSpec {
         &SPEC
@@ -99,11 +112,7 @@ impl ReadModel for PartyCard {
                 return Err(Error::corrupt(format!("party {key} does not begin with the registration")));
             }
         };
-        let kind = match row.kind {
-            PartyKind::Person => "person",
-            PartyKind::Company => "company",
-        };
-        rows.put(key, row, vec![kind.into()])
+        rows.put(key, row)
     }
 }
 
@@ -120,11 +129,7 @@ pub async fn parties(
     mask: Mask,
     page: &PageRequest,
 ) -> Result<Answer<Page<PartyOut>>> {
-    let kind = filter.kind.map(|kind| match kind {
-        PartyKind::Person => "person",
-        PartyKind::Company => "company",
-    });
-    let filters = kind.map(|kind| Filter::Eq("kind", kind.into())).into_iter().collect();
+    let filters = filter.kind.map(|kind| Filter::Eq("kind", kind_name(kind).into())).into_iter().collect();
     let place = |_: &Row| FieldValue::Null;
     let (value, valid_until) = scan(snapshot, &SPEC, filters, OrderBy::KEY, page, place, |row: &Row| {
         let wanted = filter.role.is_none_or(|role| row.roles.contains(&role));

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::scan::{Look, find, scan};
-use crate::{Answer, Feed, Page, PageRequest, ReadModel, Rows, Tag};
+use crate::{Answer, Feed, Indexed, Page, PageRequest, ReadModel, Rows, Tag};
 
 pub static SPEC: ModelSpec = ModelSpec {
     name: "processes",
@@ -55,6 +55,12 @@ pub struct ProcessOut {
     pub stuck: Option<StuckOut>,
 }
 
+impl Indexed for ProcessOut {
+    fn fields(&self) -> Vec<FieldValue> {
+        vec![i64::from(self.stuck.is_some()).into()]
+    }
+}
+
 impl ReadModel for Processes {
     fn spec(&self) -> &'static ModelSpec {
         &SPEC
@@ -94,8 +100,7 @@ impl ReadModel for Processes {
                 row.stuck = Some(StuckOut { at, since: event.recorded_at });
             }
         }
-        let fields = vec![i64::from(row.stuck.is_some()).into()];
-        rows.put(key, row, fields)
+        rows.put(key, row)
     }
 }
 

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use crate::available_units::city_key;
 use crate::scan::{Look, find, scan};
 use crate::time::day_begins;
-use crate::{Answer, Feed, Page, PageRequest, ReadModel, Rows, Tag};
+use crate::{Answer, Feed, Indexed, Page, PageRequest, ReadModel, Rows, Tag};
 
 pub static SPEC: ModelSpec = ModelSpec {
     name: "properties",
@@ -81,6 +81,16 @@ impl Row {
     }
 }
 
+impl Indexed for Row {
+    fn fields(&self) -> Vec<FieldValue> {
+        vec![
+            city_key(&self.registered.address.city).into(),
+            self.status.as_str().into(),
+            self.registered.address.country.clone().into(),
+        ]
+    }
+}
+
 impl ReadModel for Properties {
     fn spec(&self) -> &'static ModelSpec {
         &SPEC
@@ -113,12 +123,7 @@ impl ReadModel for Properties {
             (None, _) => return Err(Error::corrupt(format!("property {key} does not begin with its registration"))),
         };
         row.version = event.sequence;
-        let fields = vec![
-            city_key(&row.registered.address.city).into(),
-            row.status.as_str().into(),
-            row.registered.address.country.clone().into(),
-        ];
-        rows.put(key, row, fields)
+        rows.put(key, row)
     }
 }
 

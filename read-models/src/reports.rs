@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::scan::{Look, find, scan};
-use crate::{Answer, Feed, Page, PageRequest, ReadModel, Rows, Tag};
+use crate::{Answer, Feed, Indexed, Page, PageRequest, ReadModel, Rows, Tag};
 
 pub static SPEC: ModelSpec = ModelSpec {
     name: "reports",
@@ -128,6 +128,12 @@ impl Row {
     }
 }
 
+impl Indexed for Row {
+    fn fields(&self) -> Vec<FieldValue> {
+        vec![self.state.as_str().into(), self.kind.as_str().into(), self.requested_by.to_string().into()]
+    }
+}
+
 impl ReadModel for Reports {
     fn spec(&self) -> &'static ModelSpec {
         &SPEC
@@ -177,8 +183,7 @@ impl ReadModel for Reports {
             (None, _) => return Err(Error::corrupt(format!("report {key} does not begin with its request"))),
         };
         row.version = event.sequence;
-        let fields = vec![row.state.as_str().into(), row.kind.as_str().into(), row.requested_by.to_string().into()];
-        rows.put(key, row, fields)
+        rows.put(key, row)
     }
 }
 

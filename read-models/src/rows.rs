@@ -19,8 +19,8 @@ pub struct Rows {
     current: HashMap<String, Slot>,
     /// Of `current`, by the documents as they were last seen.
     bytes: usize,
-    /// The fields of rows that are put; `None` for those that are deleted.
-    changed: BTreeMap<String, Option<Vec<FieldValue>>>,
+    /// Rows that are put; `None` for those that are deleted.
+    changed: BTreeMap<String, Option<Fields>>,
     tags: BTreeSet<String>,
     /// There was nothing before, so what is not known is absent; and nobody asks what changed.
     is_first: bool,
@@ -38,6 +38,34 @@ enum Row {
     Folded(Box<dyn Document>),
     /// Given to the fold, which puts it back: only where nothing is compared.
     Lent,
+}
+
+/// What the store can filter and order a model's rows by.
+pub trait Indexed {
+    /// The values of the model's [`ports::ModelSpec::fields`], in their order. Asked for when the row is written, not for every event.
+    fn fields(&self) -> Vec<FieldValue>;
+}
+
+/// Where the fields of a changed row come from.
+enum Fields {
+    Known(Vec<FieldValue>),
+    /// The document's own: [`fields_of`] its type.
+    Own(fn(&dyn Any) -> Option<Vec<FieldValue>>),
+}
+
+fn fields_of<T: Any + Indexed>(doc: &dyn Any) -> Option<Vec<FieldValue>> {
+    doc.downcast_ref::<T>().map(T::fields)
+}
+
+impl Fields {
+    fn of(self, key: &str, doc: &dyn Document) -> Result<Vec<FieldValue>> {
+        match self {
+            Self::Known(fields) => Ok(fields),
+            Self::Own(of) => {
+                of(doc.as_any()).ok_or_else(|| Error::corrupt(format!("row {key} is written as two types of document")))
+            }
+        }
+    }
 }
 
 /// A row as its model knows it.
@@ -141,15 +169,23 @@ impl Rows {
     }
 
     /// Inserts or replaces a row; marks its key and the collection as changed. A row equal to the stored one changes nothing.
-    pub fn put<T>(&mut self, key: &str, doc: T, fields: Vec<FieldValue>) -> Result<()>
+    pub fn put<T>(&mut self, key: &str, doc: T) -> Result<()>
+    where
+        T: Any + Send + Sync + PartialEq + Serialize + Indexed,
+    {
+        self.put_with(key, doc, Fields::Own(fields_of::<T>), &[key, Self::COLLECTION])
+    }
+
+    /// The same with fields that the document does not tell, and tags of the model's own choice (for rows that are only read in
+    /// groups).
+    pub fn put_tagged<T>(&mut self, key: &str, doc: T, fields: Vec<FieldValue>, tags: &[&str]) -> Result<()>
     where
         T: Any + Send + Sync + PartialEq + Serialize,
     {
-        self.put_tagged(key, doc, fields, &[key, Self::COLLECTION])
+        self.put_with(key, doc, Fields::Known(fields), tags)
     }
 
-    /// The same with tags of the model's own choice (for rows that are only read in groups).
-    pub fn put_tagged<T>(&mut self, key: &str, doc: T, fields: Vec<FieldValue>, tags: &[&str]) -> Result<()>
+    fn put_with<T>(&mut self, key: &str, doc: T, fields: Fields, tags: &[&str]) -> Result<()>
     where
         T: Any + Send + Sync + PartialEq + Serialize,
     {
@@ -191,6 +227,7 @@ impl Rows {
                 (Some(fields), Some(slot @ Slot { row: Row::Folded(_), .. })) => {
                     let Row::Folded(folded) = &slot.row else { continue };
                     let doc = folded.to_value().map_err(|error| unwritable(&key, &error))?;
+                    let fields = fields.of(&key, &**folded)?;
                     let bytes = ROW_BYTES + key.len() + weight(&doc);
                     self.bytes = self.bytes - slot.bytes + bytes;
                     slot.bytes = bytes;
@@ -213,6 +250,7 @@ impl Rows {
             match (fields, current.remove(&key)) {
                 (Some(fields), Some(Slot { row: Row::Folded(folded), .. })) => {
                     let doc = folded.to_value().map_err(|error| unwritable(&key, &error))?.to_string();
+                    let fields = fields.of(&key, &*folded)?;
                     stored.push(StoredRow { key, doc, fields });
                 }
                 (_, Some(Slot { row: Row::Lent, .. })) => return Err(not_put_back(&key)),
@@ -251,7 +289,7 @@ impl Rows {
         }
     }
 
-    fn change(&mut self, key: &str, fields: Option<Vec<FieldValue>>, tags: &[&str]) {
+    fn change(&mut self, key: &str, fields: Option<Fields>, tags: &[&str]) {
         match self.changed.get_mut(key) {
             Some(known) => *known = fields,
             None => drop(self.changed.insert(key.to_owned(), fields)),

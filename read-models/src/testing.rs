@@ -40,7 +40,7 @@ pub fn recorded<E: DomainEvent + Serialize>(
         sequence,
         event_type: event.event_type(),
         event_version: event.event_version(),
-        payload: to_raw_value(event).expect("an event encodes"),
+        payload: to_raw_value(event).expect("an event encodes").into(),
         effective_on: recorded_at.to_zoned(TimeZone::UTC).date(),
         recorded_at,
         metadata: Metadata { actor: "cli".into(), correlation_id: Uuid::nil(), causation_id: None, traceparent: None },

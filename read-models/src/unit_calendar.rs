@@ -2,13 +2,13 @@
 
 use domain::units::{Calendar, Entry, EntryKind, UnitEvent};
 use domain::{AggregateKind, Context, Date, DateRange, PartyId, Timestamp, UnitId};
-use ports::{ModelSpec, Recorded, Result, ViewSnapshot};
+use ports::{FieldValue, ModelSpec, Recorded, Result, ViewSnapshot};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::scan::find;
-use crate::{Answer, Feed, ReadModel, Rows, Tag};
+use crate::{Answer, Feed, Indexed, ReadModel, Rows, Tag};
 
 pub static SPEC: ModelSpec = ModelSpec { name: "unit_calendar", fold_version: 1, context: Context::Units, fields: &[] };
 
@@ -17,6 +17,12 @@ pub struct UnitCalendar;
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 struct Row {
     calendar: Calendar,
+}
+
+impl Indexed for Row {
+    fn fields(&self) -> Vec<FieldValue> {
+        vec![]
+    }
 }
 
 impl ReadModel for UnitCalendar {
@@ -42,7 +48,7 @@ impl ReadModel for UnitCalendar {
         let key = &event.stream.id;
         let mut row: Row = rows.get(key)?.unwrap_or_default();
         row.calendar.apply(&event.decode::<UnitEvent>()?);
-        rows.put(key, row, vec![])
+        rows.put(key, row)
     }
 }
 

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use crate::available_units::{city_key, unit_of};
 use crate::scan::{Look, find, scan};
 use crate::time::{earliest, next_midnight};
-use crate::{Answer, Feed, Page, PageRequest, ReadModel, Rows, Tag};
+use crate::{Answer, Feed, Indexed, Page, PageRequest, ReadModel, Rows, Tag};
 
 pub static SPEC: ModelSpec = ModelSpec {
     name: "units",
@@ -55,6 +55,19 @@ impl UnitStatus {
     }
 }
 
+impl Indexed for Row {
+    fn fields(&self) -> Vec<FieldValue> {
+        // A row that has no facts is not put.
+        let Some(facts) = self.unit.facts() else { return vec![FieldValue::Null; SPEC.fields.len()] };
+        vec![
+            facts.property.property_id.to_string().into(),
+            city_key(&facts.property.city).into(),
+            UnitStatus::of(&self.unit).as_str().into(),
+            i64::from(self.unit.listing().is_some()).into(),
+        ]
+    }
+}
+
 impl ReadModel for Units {
     fn spec(&self) -> &'static ModelSpec {
         &SPEC
@@ -80,15 +93,10 @@ impl ReadModel for Units {
         let mut row: Row = rows.get(key)?.unwrap_or_else(|| Row { unit_id, unit: Unit::default(), version: 0 });
         row.unit.apply(event.decode::<UnitEvent>()?);
         row.version = event.sequence;
-        let facts =
-            row.unit.facts().ok_or_else(|| Error::corrupt(format!("unit {key} does not begin with its addition")))?;
-        let fields = vec![
-            facts.property.property_id.to_string().into(),
-            city_key(&facts.property.city).into(),
-            UnitStatus::of(&row.unit).as_str().into(),
-            i64::from(row.unit.listing().is_some()).into(),
-        ];
-        rows.put(key, row, fields)
+        if row.unit.facts().is_none() {
+            return Err(Error::corrupt(format!("unit {key} does not begin with its addition")));
+        }
+        rows.put(key, row)
     }
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::scan::{Look, find, scan};
-use crate::{Answer, Feed, Page, PageRequest, ReadModel, Rows, Tag};
+use crate::{Answer, Feed, Indexed, Page, PageRequest, ReadModel, Rows, Tag};
 
 pub static SPEC: ModelSpec = ModelSpec {
     name: "users",
@@ -70,6 +70,12 @@ impl Row {
     }
 }
 
+impl Indexed for Row {
+    fn fields(&self) -> Vec<FieldValue> {
+        vec![self.username.clone().into(), self.status().as_str().into()]
+    }
+}
+
 impl ReadModel for Users {
     fn spec(&self) -> &'static ModelSpec {
         &SPEC
@@ -112,8 +118,7 @@ impl ReadModel for Users {
             }
             (None, _) => return Err(Error::corrupt(format!("user {key} does not begin with the registration"))),
         };
-        let fields = vec![row.username.clone().into(), row.status().as_str().into()];
-        rows.put(key, row, fields)
+        rows.put(key, row)
     }
 }
 

@@ -69,11 +69,19 @@ impl Problem {
         use ports::Error as E;
         match error {
             E::Unavailable { what, .. } => {
-                tracing::warn!(error = error.chain(), "a dependency is unavailable");
+                tracing::warn!(
+                    error = error.chain(),
+                    trace_id = crate::layers::current_request_id(),
+                    "a dependency is unavailable"
+                );
                 Self::unavailable(format!("{what} cannot be reached at the moment; nothing was written"))
             }
             E::UnknownOutcome { .. } => {
-                tracing::warn!(error = error.chain(), "the outcome of a write is unknown");
+                tracing::warn!(
+                    error = error.chain(),
+                    trace_id = crate::layers::current_request_id(),
+                    "the outcome of a write is unknown"
+                );
                 let mut problem = Self::unavailable(
                     "the connection was lost while the command was being stored: it may or may not have been done; repeat it \
                      with the same Idempotency-Key to be sure",
@@ -92,7 +100,11 @@ impl Problem {
                 problem
             }
             E::NotFound(_) | E::Rejected { .. } | E::Corrupt(_) => {
-                tracing::error!(error = error.chain(), "a request failed on our side");
+                tracing::error!(
+                    error = error.chain(),
+                    trace_id = crate::layers::current_request_id(),
+                    "a request failed on our side"
+                );
                 Self::internal()
             }
         }

@@ -121,7 +121,7 @@ impl State {
                     sequence,
                     event_type: event.event_type.clone(),
                     event_version: event.event_version.clone(),
-                    payload: event.payload.clone(),
+                    payload: event.payload.clone().into(),
                     effective_on: event.effective_on,
                     recorded_at,
                     metadata: request.metadata.clone(),

@@ -1,14 +1,17 @@
 //! One database file: its only writing connection, its readers, its migration, its errors.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::future::Future;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use cqrs_es::persist::PersistenceError;
 use ports::{Error, Result};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
-use sqlx::{Row, Sqlite, Transaction};
+use sqlx::{ConnectOptions, Connection, Executor, Row, Sqlite, Transaction};
 
 use super::DataFolder;
 
@@ -101,6 +104,33 @@ impl DatabaseFile {
         }
     }
 
+    /// Whether a write could begin. `Unavailable` when another one stands in its way for longer than that; it names the other
+    /// processes that hold the file, where the system tells them.
+    pub(super) async fn can_write(&self, patience: Duration) -> Result<()> {
+        let options = self.readers.connect_options().as_ref().clone().read_only(false).busy_timeout(patience);
+        let path = options.get_filename().to_owned();
+        // A connection of its own: this process' writes are no reason to worry.
+        let tried = self.run(async {
+            let mut connection = options.connect().await?;
+            let begun = connection.execute("BEGIN IMMEDIATE; ROLLBACK").await;
+            connection.close().await?;
+            begun
+        });
+        match tried.await {
+            Ok(_) => Ok(()),
+            Err(Error::Unavailable { what, source }) => {
+                let told = match holders(&path).as_slice() {
+                    [] => "another process".to_owned(),
+                    [one] => format!("process {one}"),
+                    many => format!("one of the processes {many:?}"),
+                };
+                let what = format!("{what} ({}, held by {told})", path.display());
+                Err(Error::Unavailable { what, source })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     pub(super) fn column<'r, T>(&self, row: &'r SqliteRow, name: &str) -> Result<T>
     where
         T: sqlx::Decode<'r, Sqlite> + sqlx::Type<Sqlite>,
@@ -127,6 +157,27 @@ impl DatabaseFile {
     pub(super) fn corrupt(&self, detail: &dyn std::fmt::Display) -> Error {
         Error::corrupt(format!("{}: {detail}", self.what))
     }
+}
+
+/// Other processes that hold write locks on a database, as Linux tells it. The files are not opened for that: closing one gives up
+/// every lock that this process has on it.
+fn holders(database: &Path) -> Vec<u32> {
+    let Ok(locks) = std::fs::read_to_string("/proc/locks") else { return vec![] };
+    let mut shared = database.as_os_str().to_owned();
+    shared.push("-shm");
+    let files = [database.to_owned(), PathBuf::from(shared)];
+    let inodes: Vec<String> =
+        files.iter().filter_map(|file| std::fs::metadata(file).ok()).map(|file| file.ino().to_string()).collect();
+    let held = |line: &str| {
+        // 1: POSIX  ADVISORY  WRITE 4711 fe:00:262145 120 120
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [_, "POSIX", _, "WRITE", pid, file, ..] = fields[..] else { return None };
+        let inode = file.rsplit(':').next()?;
+        let pid: u32 = pid.parse().ok()?;
+        (pid != std::process::id() && inodes.iter().any(|known| known == inode)).then_some(pid)
+    };
+    let found: BTreeSet<u32> = locks.lines().filter_map(held).collect();
+    found.into_iter().collect()
 }
 
 async fn migrate(writer: &SqlitePool, steps: &[Step]) -> Result<(), sqlx::Error> {

@@ -1,6 +1,7 @@
 //! The event log of one context in its SQLite file.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use cqrs_es::persist::{PersistedEventRepository, SerializedEvent};
@@ -60,6 +61,12 @@ impl SqliteLog {
         Ok(Self { context, clock, repository: SqliteEventRepository::new(file.readers.clone()), file })
     }
 
+    /// Whether commands can be stored. `Unavailable`, with who holds the file, when something outside this process has stood in
+    /// the way for longer than that.
+    pub async fn can_write(&self, patience: Duration) -> Result<()> {
+        self.file.can_write(patience).await
+    }
+
     /// Closes the file's connections; the last one checkpoints.
     pub async fn close(&self) {
         self.file.readers.close().await;
@@ -76,7 +83,7 @@ impl SqliteLog {
             sequence: unsigned(file.column(row, "sequence")?)?,
             event_type: file.column(row, "event_type")?,
             event_version: file.column(row, "event_version")?,
-            payload: RawValue::from_string(file.column(row, "payload")?).map_err(|error| file.corrupt(&error))?,
+            payload: RawValue::from_string(file.column(row, "payload")?).map_err(|error| file.corrupt(&error))?.into(),
             effective_on: file.parsed(row, "effective_on")?,
             recorded_at: from_micros(file.column(row, "recorded_at")?)?,
             metadata: Metadata {

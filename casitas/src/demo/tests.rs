@@ -50,6 +50,7 @@ impl Stage {
             secrets: init_keys(&folder.path().join("keys")).expect("keys"),
             distributed: false,
             diagnosis: None,
+            files: vec![],
             checks: vec![],
         };
         let handler = platform.handler().expect("a handler");

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use domain::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Operator, Rows};
 use crate::exit;
@@ -60,6 +60,10 @@ impl Line {
         let next = Some("casitas doctor --quick".to_owned());
         Self { check: check.into(), state: State::Unknown, detail: format!("could not check: {detail}"), next }
     }
+
+    fn row(self) -> Value {
+        json!({"check": self.check, "state": self.state.as_str(), "detail": self.detail, "next": self.next})
+    }
 }
 
 impl Operator {
@@ -72,16 +76,17 @@ impl Operator {
         lines.extend(self.bounded("chains", self.chains()).await);
         lines.extend(self.bounded("parked streams", self.parked_streams()).await);
         lines.extend(self.bounded("dead letters", self.dead_letters()).await);
+        lines.extend(self.bounded("waiting reports", self.waiting_reports()).await);
         lines.extend(self.bounded("move-in processes", self.processes()).await);
         lines.extend(self.bounded("timers", self.overdue()).await);
         lines.extend(self.bounded("writers", self.blocked_writers()).await);
-        for Line { check, state, detail, next } in lines {
-            exit = match (exit, state) {
+        for line in lines {
+            exit = match (exit, line.state) {
                 (exit::DEPENDENCY_DOWN, _) | (_, State::Unknown) => exit::DEPENDENCY_DOWN,
                 (_, State::Wrong) => exit::CHECK_FAILED,
                 (exit, State::Fine) => exit,
             };
-            rows.send(json!({"check": check, "state": state.as_str(), "detail": detail, "next": next})).await?;
+            rows.send(line.row()).await?;
         }
         Ok(exit)
     }
@@ -99,8 +104,7 @@ impl Operator {
             if line.state != State::Fine {
                 exit = exit::DEPENDENCY_DOWN;
             }
-            let Line { check, state, detail, next } = line;
-            rows.send(json!({"check": check, "state": state.as_str(), "detail": detail, "next": next})).await?;
+            rows.send(line.row()).await?;
         }
         Ok(exit)
     }
@@ -113,6 +117,14 @@ impl Operator {
             Err(_) => vec![Line::unknown(check, format!("not done within {} s", CHECK_TIMEOUT.as_secs()))],
         }
     }
+}
+
+/// All that can be said of a folder whose files cannot be opened.
+pub fn unopened(error: &anyhow::Error) -> Value {
+    let next = "end the process that holds it (fuser -v on its files), or put a backup in its place: casitas restore --help";
+    let mut line = Line::unknown("store", format!("{error:#}"));
+    line.next = Some(next.to_owned());
+    line.row()
 }
 
 /// For people: 12 s, 3 min, 5 h, 2 d.

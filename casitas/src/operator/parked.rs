@@ -26,7 +26,7 @@ const POLL: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Debug, Subcommand, Serialize, Deserialize)]
 pub enum Parked {
-    /// Every parked stream: model, stream, where it stopped and why, and how many events wait.
+    /// Every parked stream: model, stream, where it stopped and why, and how many events wait behind that one.
     #[command(after_help = "Example:\n  casitas parked list --model units")]
     List {
         /// Only of this read model.
@@ -149,7 +149,7 @@ impl Operator {
         self.platform.logs.get(found.model.spec().context).map_err(chained)
     }
 
-    /// The events of a parked stream that are not folded.
+    /// The events of a parked stream that are not folded: the one that could not be taken, and those behind it.
     async fn waiting(&self, found: &Found) -> Result<Vec<ports::Recorded>> {
         let query = EventQuery { stream: Some(found.parked.stream.clone()), ..EventQuery::default() };
         let after = found.parked.position - 1;
@@ -166,7 +166,7 @@ impl Operator {
             "type": event_type,
             "error": reason,
             "since": since.to_string(),
-            "waiting": self.waiting(found).await?.len(),
+            "waiting": self.waiting(found).await?.len().saturating_sub(1),
             "asked": asked.map(Ask::as_str),
         }))
     }
@@ -200,7 +200,10 @@ impl Operator {
             let (state, detail) = match &outcome {
                 Outcome::Healed => {
                     healed += 1;
-                    ("healed", Value::Null)
+                    match wish.ask {
+                        Ask::Retry => ("healed", Value::Null),
+                        Ask::Skip => ("skipped", json!("that event is given up in this model; those behind it are folded")),
+                    }
                 }
                 Outcome::Parked(now) => {
                     parked += 1;

@@ -133,7 +133,7 @@ impl Decide for Operations {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{given, golden};
+    use crate::testing::given;
 
     fn reveal(by: &str, reason: Option<&str>) -> OperationsCommand {
         let action = OperatorAction::RevealPersonalData { verb: "events show".into(), events: vec!["legal:7".into()] };
@@ -160,18 +160,5 @@ mod tests {
         given::<Operations>([]).when(reveal(" ", None)).then_refused("VALIDATION_FAILED");
         let error = given::<Operations>([]).when(reveal("ana", Some(&"x".repeat(501)))).then_refused("VALIDATION_FAILED");
         assert_eq!(error.pointer(), Some("/reason"));
-    }
-
-    #[test]
-    fn the_stored_operations_events_keep_their_shape() {
-        golden::<OperationsEvent>(
-            OperationsEvent::NAMES,
-            &[
-                r#"{"PersonalDataRevealed":{"by":"ana (1000)","reason":"why","verb":"events show","events":["legal:7"]}}"#,
-                r#"{"PersonalDataRevealed":{"by":"ana (1000)","reason":null,"verb":"events tail","events":[]}}"#,
-                r#"{"ParkedStreamRetried":{"by":"ana (1000)","reason":"fixed","model":"units","stream":"unit:1","position":9}}"#,
-                r#"{"ParkedEventSkipped":{"by":"ana (1000)","reason":"poison","model":"units","stream":"unit:1","position":9}}"#,
-            ],
-        );
     }
 }

@@ -6,7 +6,7 @@ use super::{
     LoginRefusal, PasswordHash, RegisterUser, Role, User, UserCommand, UserDetails, UserError, UserEvent, UserNameClaim,
     UserNameClaimCommand, UserNameClaimEvent, UserStatus, user_name,
 };
-use crate::testing::{given, golden, instant};
+use crate::testing::{given, instant};
 use crate::{Aggregate, Fact, Personal, PropertyId, Refused, UserId};
 
 const ANA: UserId = UserId(Uuid::from_u128(1));
@@ -283,30 +283,4 @@ mod changing {
             .when(UserCommand::ReactivateUser)
             .then_nothing();
     }
-}
-
-#[test]
-fn the_stored_user_events_keep_their_shape() {
-    golden::<UserEvent>(
-        UserEvent::NAMES,
-        &[
-            r#"{"UserRegistered":{"user_id":"00000000-0000-0000-0000-000000000001","username":"ana","roles":["admin","units"],"party_id":"00000000-0000-0000-0000-000000000002","personal":{"email":"ana@example.org","name":"Ana"},"password_hash":"$argon2id$one","demo":true}}"#,
-            r#"{"UserRegistered":{"user_id":"00000000-0000-0000-0000-000000000001","username":"ana","roles":["tenant"],"personal":null,"demo":false}}"#,
-            r#"{"UserActivated":{"password_hash":"$argon2id$one"}}"#,
-            r#"{"PasswordChanged":{"password_hash":"$argon2id$one"}}"#,
-            r#"{"LoginSucceeded":{}}"#,
-            r#"{"LoginFailed":{"failures":3}}"#,
-            r#"{"UserLocked":{"until":"2025-01-01T12:15:00Z"}}"#,
-            r#"{"UserUnlocked":{}}"#,
-            r#"{"RoleGranted":{"role":"finance","property_ids":["00000000-0000-0000-0000-000000000009"]}}"#,
-            r#"{"RoleGranted":{"role":"auditor"}}"#,
-            r#"{"RoleRevoked":{"role":"finance"}}"#,
-            r#"{"UserDeactivated":{}}"#,
-            r#"{"UserReactivated":{}}"#,
-        ],
-    );
-    golden::<UserNameClaimEvent>(
-        UserNameClaimEvent::NAMES,
-        &[r#"{"UserNameClaimed":{"user_id":"00000000-0000-0000-0000-000000000001"}}"#],
-    );
 }

@@ -140,6 +140,11 @@ impl Listing {
         begun.max_by_key(|step| step.effective_on).map_or(self.price, |step| step.price)
     }
 
+    /// The price when no change of it was ever announced.
+    pub fn only_price(&self) -> Option<Money> {
+        self.price_steps.is_empty().then_some(self.price)
+    }
+
     /// Every price that holds on `day` or a later one.
     pub fn prices_from(&self, day: Date) -> impl Iterator<Item = Money> {
         let later = self.price_steps.iter().filter(move |step| step.effective_on > day).map(|step| step.price);

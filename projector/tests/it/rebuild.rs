@@ -298,7 +298,8 @@ impl ReadModel for Later {
         Reports.keys(event)
     }
     fn fold(&self, event: &Recorded, rows: &mut Rows) -> Result<()> {
-        rows.put(&event.stream.id, json!({"later": event.sequence}), vec!["a".into(), "b".into(), "c".into()])
+        let (key, fields) = (&event.stream.id, vec!["a".into(), "b".into(), "c".into()]);
+        rows.put_tagged(key, json!({"later": event.sequence}), fields, &[key, Rows::COLLECTION])
     }
 }
 

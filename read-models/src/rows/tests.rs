@@ -9,7 +9,28 @@ fn known(key: &str, doc: Option<Value>) -> Rows {
 }
 
 fn put(rows: &mut Rows, key: &str, doc: Value) {
-    rows.put(key, doc, vec![]).expect("a row");
+    rows.put_tagged(key, doc, vec![], &[key, Rows::COLLECTION]).expect("a row");
+}
+
+#[derive(Clone, PartialEq, Serialize, serde::Deserialize)]
+struct Numbered(i64);
+
+impl Indexed for Numbered {
+    fn fields(&self) -> Vec<FieldValue> {
+        vec![self.0.into()]
+    }
+}
+
+#[test]
+fn fields_are_those_of_the_document_as_it_is_written() {
+    let mut rows = known("a", None);
+    (1..=3).for_each(|number| rows.put("a", Numbered(number)).expect("a row"));
+    let (changes, _) = rows.take_changes().expect("changes");
+    assert_eq!(changes, [RowChange::Put { key: "a".into(), doc: json!(3), fields: vec![3.into()] }]);
+    let mut rows = Rows::first();
+    (1..=3).for_each(|number| rows.put("a", Numbered(number)).expect("a row"));
+    let stored = rows.into_stored().expect("rows");
+    assert_eq!(stored, [StoredRow { key: "a".into(), doc: "3".into(), fields: vec![3.into()] }]);
 }
 
 #[test]
@@ -77,9 +98,9 @@ fn first_rows_are_handed_over_and_stored_as_they_were_last_put() {
     for number in 0..3 {
         let was = rows.get::<Value>("a").expect("a row").unwrap_or(json!([]));
         assert_eq!(was, json!(vec![0; number]));
-        rows.put("a", json!(vec![0; number + 1]), vec![(number as i64).into()]).expect("put");
+        rows.put_tagged("a", json!(vec![0; number + 1]), vec![(number as i64).into()], &[]).expect("put");
     }
-    rows.put("b", json!(1), vec![]).expect("put");
+    put(&mut rows, "b", json!(1));
     rows.delete("b");
     rows.delete("c");
     let stored = rows.into_stored().expect("rows");
@@ -90,7 +111,7 @@ fn first_rows_are_handed_over_and_stored_as_they_were_last_put() {
 fn a_first_row_that_is_not_put_back_is_an_error_and_not_lost() {
     let taken = || {
         let mut rows = Rows::first();
-        rows.put("a", json!(1), vec![]).expect("put");
+        put(&mut rows, "a", json!(1));
         rows.get::<Value>("a").expect("a row");
         rows
     };

@@ -196,6 +196,7 @@ fn embedded(suite: &mut Suite) -> Result<()> {
     }
     suite.check("crashes", "kill -9 of the process under load", |size| crashes::embedded(&mut system, size));
     suite.check("privacy", "no plaintext of a party in any file but party_card", |_| privacy::embedded(&mut system));
+    suite.check("operations.held", "a log that another process holds is found", |_| operations::held(&mut system));
     suite.check("tampering", "what was done to history is found by name", |_| tampering::embedded(&mut system));
     // From here on history is not what was sealed.
     suite.check("operations.poison", "a poison event parks its stream alone; a retry heals it", |_| {

@@ -1,11 +1,13 @@
 //! Work that is not getting done: reports that were given up, processes that are stuck, timers that are late.
 
 use anyhow::Result;
-use domain::Timestamp;
+use domain::reports::ReportState;
+use domain::{ReportId, Timestamp};
 use ports::{FieldValue, Filter, OrderBy, Select};
 use read_models::hold_expiries::HoldExpiry;
 use read_models::lease_starts::LeaseStart;
-use read_models::{PageRequest, hold_expiries, lease_starts, leases, processes};
+use read_models::{PageRequest, hold_expiries, lease_starts, leases, processes, reports};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::super::{Operator, chained};
@@ -13,6 +15,8 @@ use super::{Line, age};
 
 /// Findings of one kind that are named one by one.
 const NAMED_MAX: usize = 20;
+/// A report that nobody has begun for so long waits for a worker that does not come.
+const WAITING_S: i64 = 300;
 /// What is due for longer is overdue: a timer looks each second.
 const OVERDUE_MS: i64 = 60_000;
 
@@ -31,6 +35,44 @@ impl Operator {
                 vec![Line::wrong(check, detail, "casitas jobs dead-letters")]
             }
         })
+    }
+
+    /// Reports that were asked for long ago and that nobody has begun.
+    pub(super) async fn waiting_reports(&self) -> Result<Vec<Line>> {
+        #[derive(Deserialize)]
+        struct Waiting {
+            report_id: ReportId,
+            requested_at: Timestamp,
+        }
+        let check = "waiting reports";
+        let select = Select {
+            model: reports::SPEC.name,
+            filters: vec![Filter::Eq("status", ReportState::Queued.as_str().into())],
+            order: OrderBy::KEY,
+            after: None,
+            limit: NAMED_MAX,
+        };
+        let mut snapshot = self.read().await?;
+        let rows = snapshot.select(&select).await.map_err(chained)?;
+        let now = self.platform.clock.now();
+        let mut late = vec![];
+        for row in rows {
+            let waiting: Waiting = serde_json::from_value(row.doc)?;
+            if now.duration_since(waiting.requested_at).as_secs() >= WAITING_S {
+                late.push(waiting);
+            }
+        }
+        let at_rest = !self.platform.distributed && self.board.is_none();
+        let Some(oldest) = late.iter().min_by_key(|waiting| waiting.requested_at).filter(|_| !at_rest) else {
+            return Ok(vec![Line::fine(check, "none waits for long")]);
+        };
+        let (report, since) = (oldest.report_id, age(oldest.requested_at, now));
+        let detail = format!("{} were asked for and not begun, the oldest is {report}, {since} ago", many(&late));
+        let worker = if self.platform.distributed { "casitas report-worker" } else { "casitas serve" };
+        let next = format!(
+            "casitas jobs list --state queued --older-than 5m; {worker} must run, and reach the queue and the folder of artifacts"
+        );
+        Ok(vec![Line::wrong(check, detail, next)])
     }
 
     pub(super) async fn processes(&self) -> Result<Vec<Line>> {

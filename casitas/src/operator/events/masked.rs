@@ -61,7 +61,7 @@ pub fn without_person(event: &Recorded) -> Result<Recorded> {
         if let Some(personal) = sealed_part(&mut data) {
             *personal = Value::Null;
         }
-        event.payload = RawValue::from_string(data.to_string())?;
+        event.payload = RawValue::from_string(data.to_string())?.into();
     }
     Ok(event)
 }

@@ -2,7 +2,7 @@ use jiff::civil::date;
 use uuid::Uuid;
 
 use super::*;
-use crate::testing::{Given, given, golden};
+use crate::testing::{Given, given};
 
 fn request() -> ReportCommand {
     ReportCommand::RequestReport(NewReport {
@@ -116,24 +116,4 @@ fn the_failure_of_an_attempt_that_was_given_up_changes_nothing() {
 fn a_slow_worker_may_still_deliver_after_its_attempt_was_failed() {
     let retried = running().when(fail(1, true)).accepted().when(complete());
     assert!(matches!(retried.outcome.as_deref(), Ok([ReportEvent::ReportCompleted { attempt: 1, .. }])));
-}
-
-#[test]
-fn stored_events_keep_their_shape() {
-    let id = Uuid::nil();
-    let hash = "0".repeat(64);
-    golden::<ReportEvent>(
-        ReportEvent::NAMES,
-        &[
-            &format!(
-                r#"{{"ReportRequested":{{"report_id":"{id}","kind":"ledger_statement","queue":"high_priority","params":{{"as_of":"2026-10-31","lease_id":"{id}"}},"format":"json","positions":{{"legal":3,"finances":7}},"as_of":"2026-10-31","requested_by":"{id}"}}}}"#
-            ),
-            r#"{"ReportAttemptStarted":{"attempt":1,"worker":"worker-1"}}"#,
-            &format!(r#"{{"ReportCompleted":{{"attempt":1,"sha256":"{hash}","size":10,"media_type":"text/csv"}}}}"#),
-            r#"{"ReportAttemptFailed":{"attempt":1,"reason":"views are behind","retryable":true}}"#,
-            r#"{"ReportDead":{"attempts":3,"reason":"views are behind"}}"#,
-            r#"{"ReportCancelled":{"attempts":0}}"#,
-            r#"{"ReportRetried":{"queue":"high_priority","attempts":3}}"#,
-        ],
-    );
 }

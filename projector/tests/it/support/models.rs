@@ -60,7 +60,7 @@ impl ReadModel for Trace {
             let known = if matches!(self.feed, Feed::Events(_)) { None } else { rows.get::<Value>(key)? };
             let mut positions = Traced::positions(known);
             positions.push(event.position);
-            rows.put(key, json!({ "positions": positions }), vec![])?;
+            rows.put_tagged(key, json!({ "positions": positions }), vec![], &[key, Rows::COLLECTION])?;
             // Between the rows, so that half of the event's work is done when it fails.
             let poison = *self.poison.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
             if let Some((position, panics)) = poison

@@ -98,15 +98,18 @@ impl ReadModel for AvailableUnits {
         }
         let key = &event.stream.id;
         let unit_id = unit_of(event)?;
-        let mut row: Row = rows.get(key)?.unwrap_or_else(|| Row { unit_id, unit: Unit::default(), prices: None });
-        row.unit.apply(event.decode::<UnitEvent>()?);
-        let facts =
-            row.unit.facts().ok_or_else(|| Error::corrupt(format!("unit {key} does not begin with its addition")))?;
-        row.prices = row.unit.listing().filter(|_| !row.unit.is_retired()).map(|listing| match listing.only_price() {
-            Some(price) => (price.amount, price.amount),
-            None => prices_from(listing, today_in(&facts.property.time_zone, event.recorded_at)),
-        });
-        rows.put(key, row)
+        let fact: UnitEvent = event.decode()?;
+        let first = || Row { unit_id, unit: Unit::default(), prices: None };
+        rows.update(key, first, |row: &mut Row| {
+            row.unit.apply(fact);
+            let facts =
+                row.unit.facts().ok_or_else(|| Error::corrupt(format!("unit {key} does not begin with its addition")))?;
+            row.prices = row.unit.listing().filter(|_| !row.unit.is_retired()).map(|listing| match listing.only_price() {
+                Some(price) => (price.amount, price.amount),
+                None => prices_from(listing, today_in(&facts.property.time_zone, event.recorded_at)),
+            });
+            Ok(())
+        })
     }
 }
 

@@ -182,21 +182,22 @@ impl ReadModel for Leases {
             return Ok(());
         }
         let key = &event.stream.id;
-        let mut row: Row = rows.get(key)?.unwrap_or_default();
         let fact: LeaseEvent = event.decode()?;
-        let mut standing = row.last().map(|step| step.standing.clone()).unwrap_or_default();
-        standing.apply(&fact);
-        if let LeaseEvent::LeaseDrafted { lease_id, .. } = &fact {
-            row.lease_id = Some(*lease_id);
-        }
-        if let LeaseEvent::LeaseDrafted { terms, place, .. } | LeaseEvent::LeaseDraftEdited { terms, place } = fact {
-            row.terms.push((terms, place));
-        }
-        let terms = row.terms.len().checked_sub(1);
-        let terms = terms.ok_or_else(|| Error::corrupt(format!("lease {key} does not begin with its draft")))?;
-        let (position, sequence, effective_on) = (event.position, event.sequence, event.effective_on);
-        row.history.push(Step { position, sequence, effective_on, terms, standing });
-        rows.put(key, row)
+        rows.update(key, Row::default, |row: &mut Row| {
+            let mut standing = row.last().map(|step| step.standing.clone()).unwrap_or_default();
+            standing.apply(&fact);
+            if let LeaseEvent::LeaseDrafted { lease_id, .. } = &fact {
+                row.lease_id = Some(*lease_id);
+            }
+            if let LeaseEvent::LeaseDrafted { terms, place, .. } | LeaseEvent::LeaseDraftEdited { terms, place } = fact {
+                row.terms.push((terms, place));
+            }
+            let terms = row.terms.len().checked_sub(1);
+            let terms = terms.ok_or_else(|| Error::corrupt(format!("lease {key} does not begin with its draft")))?;
+            let (position, sequence, effective_on) = (event.position, event.sequence, event.effective_on);
+            row.history.push(Step { position, sequence, effective_on, terms, standing });
+            Ok(())
+        })
     }
 }
 

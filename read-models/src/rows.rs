@@ -4,6 +4,7 @@
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use foldhash::fast::RandomState;
 use ports::{Error, FieldValue, Result, RowChange, StoredRow};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -16,7 +17,7 @@ const ROW_BYTES: usize = 128;
 /// Rows as they are after the events folded so far, what of them changed, and which tags that touches.
 #[derive(Default)]
 pub struct Rows {
-    current: HashMap<String, Slot>,
+    current: HashMap<String, Slot, RandomState>,
     /// Of `current`, by the documents as they were last seen.
     bytes: usize,
     /// Rows that are put; `None` for those that are deleted.
@@ -71,12 +72,17 @@ impl Fields {
 /// A row as its model knows it.
 trait Document: Any + Send + Sync {
     fn as_any(&self) -> &dyn Any;
+    fn as_any_mut(&mut self) -> &mut dyn Any;
     fn into_any(self: Box<Self>) -> Box<dyn Any>;
     fn to_value(&self) -> serde_json::Result<Value>;
 }
 
 impl<T: Any + Send + Sync + Serialize> Document for T {
     fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn as_any_mut(&mut self) -> &mut dyn Any {
         self
     }
 
@@ -158,7 +164,7 @@ impl Rows {
         match std::mem::replace(&mut slot.row, Row::Lent) {
             Row::Folded(folded) => match folded.into_any().downcast::<T>() {
                 Ok(doc) => Ok(Some(*doc)),
-                Err(_) => Err(Error::corrupt(format!("row {key} is read as another type than it was written"))),
+                Err(_) => Err(of_another_type(key)),
             },
             Row::Lent => Err(not_put_back(key)),
             absent @ (Row::Absent | Row::Stored(_)) => {
@@ -166,6 +172,28 @@ impl Rows {
                 Ok(None)
             }
         }
+    }
+
+    /// Changes a row, beginning with `first` when there is none, and puts it back: what [`Self::get`] and [`Self::put`] do, without
+    /// moving the row where nothing is compared.
+    pub fn update<T>(
+        &mut self,
+        key: &str,
+        first: impl FnOnce() -> T,
+        change: impl FnOnce(&mut T) -> Result<()>,
+    ) -> Result<()>
+    where
+        T: Any + Send + Sync + Clone + PartialEq + Serialize + DeserializeOwned + Indexed,
+    {
+        if self.is_first
+            && let Some(Slot { row: Row::Folded(folded), .. }) = self.current.get_mut(key)
+        {
+            // It was put before, so it is among what changed.
+            return change((**folded).as_any_mut().downcast_mut().ok_or_else(|| of_another_type(key))?);
+        }
+        let mut doc = self.get(key)?.unwrap_or_else(first);
+        change(&mut doc)?;
+        self.put(key, doc)
     }
 
     /// Inserts or replaces a row; marks its key and the collection as changed. A row equal to the stored one changes nothing.
@@ -307,6 +335,10 @@ impl Rows {
 
 fn not_put_back(key: &str) -> Error {
     Error::corrupt(format!("row {key} was read by the fold and not put back"))
+}
+
+fn of_another_type(key: &str) -> Error {
+    Error::corrupt(format!("row {key} is read as another type than it was written"))
 }
 
 fn unwritable(key: &str, error: &serde_json::Error) -> Error {

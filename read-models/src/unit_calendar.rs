@@ -46,9 +46,11 @@ impl ReadModel for UnitCalendar {
             return Ok(());
         }
         let key = &event.stream.id;
-        let mut row: Row = rows.get(key)?.unwrap_or_default();
-        row.calendar.apply(&event.decode::<UnitEvent>()?);
-        rows.put(key, row)
+        let fact: UnitEvent = event.decode()?;
+        rows.update(key, Row::default, |row: &mut Row| {
+            row.calendar.apply(&fact);
+            Ok(())
+        })
     }
 }
 

@@ -90,13 +90,16 @@ impl ReadModel for Units {
         }
         let key = &event.stream.id;
         let unit_id = unit_of(event)?;
-        let mut row: Row = rows.get(key)?.unwrap_or_else(|| Row { unit_id, unit: Unit::default(), version: 0 });
-        row.unit.apply(event.decode::<UnitEvent>()?);
-        row.version = event.sequence;
-        if row.unit.facts().is_none() {
-            return Err(Error::corrupt(format!("unit {key} does not begin with its addition")));
-        }
-        rows.put(key, row)
+        let fact: UnitEvent = event.decode()?;
+        let first = || Row { unit_id, unit: Unit::default(), version: 0 };
+        rows.update(key, first, |row: &mut Row| {
+            row.unit.apply(fact);
+            row.version = event.sequence;
+            match row.unit.facts() {
+                Some(_) => Ok(()),
+                None => Err(Error::corrupt(format!("unit {key} does not begin with its addition"))),
+            }
+        })
     }
 }
 

@@ -3,10 +3,11 @@
 //! Rows are kept in memory until every event of their streams was folded, so each is written once, and none is ever read. When
 //! they would take too much room, the later half of the streams is let go and folded in another pass over the log.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use domain::{AggregateKind, StreamId, Timestamp};
+use foldhash::fast::RandomState;
 use ports::{
     EventLog, EventQuery, Generations, Load, ParkedStream, Parking, Part, Position, Recorded, Sealer, StoredRow, Stretch,
 };
@@ -19,8 +20,10 @@ use crate::known;
 use crate::parking::{STREAMS_MAX, parked_at};
 use crate::working::{caught, told, without_personal};
 
-/// Positions read at once; the next ones are read while these are folded.
-const WINDOW: u64 = 10_000;
+/// Positions read at once.
+const WINDOW: u64 = 5_000;
+/// Windows that are read while one is folded: the server sends one while another one's rows are decoded here.
+const AHEAD: usize = 2;
 /// Streams that are weighed to know what all weigh.
 const SAMPLE: usize = 64;
 /// Rows of streams loaded by one transaction, give or take those of the last one.
@@ -58,21 +61,21 @@ impl Stream {
     }
 }
 
+type Streams = HashMap<String, Stream, RandomState>;
+
 /// Streams of a part that are folded no further.
 type Parked = HashMap<StreamId, ParkedStream>;
 
-/// Windows that are read ahead by one.
+/// Windows in order, some of them read ahead.
 struct Windows {
     replay: Arc<Replay>,
     stretch: Stretch,
-    ahead: Option<JoinHandle<ports::Result<Vec<Recorded>>>>,
+    ahead: VecDeque<(Position, JoinHandle<ports::Result<Vec<Recorded>>>)>,
 }
 
 impl Drop for Windows {
     fn drop(&mut self) {
-        if let Some(ahead) = &self.ahead {
-            ahead.abort();
-        }
+        self.ahead.iter().for_each(|(_, read)| read.abort());
     }
 }
 
@@ -86,26 +89,25 @@ impl Windows {
             streams_to: None,
             share: (part.number, replay.parts),
         };
-        let mut windows = Self { replay: replay.clone(), stretch, ahead: None };
+        let mut windows = Self { replay: replay.clone(), stretch, ahead: VecDeque::new() };
         windows.read_ahead();
         windows
     }
 
     fn read_ahead(&mut self) {
-        self.stretch.after = self.stretch.to;
-        self.stretch.to = self.replay.to.min(self.stretch.after + WINDOW);
-        if self.stretch.after < self.stretch.to {
+        while self.ahead.len() < AHEAD && self.stretch.to < self.replay.to {
+            self.stretch.after = self.stretch.to;
+            self.stretch.to = self.replay.to.min(self.stretch.after + WINDOW);
             let (replay, stretch) = (self.replay.clone(), self.stretch.clone());
-            self.ahead = Some(tokio::spawn(async move { replay.read(&stretch).await }));
+            self.ahead.push_back((stretch.to, tokio::spawn(async move { replay.read(&stretch).await })));
         }
     }
 
     /// The next window's last position and events; `None` after the last one.
     async fn next(&mut self) -> Result<Option<(Position, Vec<Recorded>)>> {
-        let Some(ahead) = self.ahead.take() else { return Ok(None) };
-        let to = self.stretch.to;
-        let read = ahead.await.map_err(|_| RebuildError::Stopped)?;
+        let Some((to, ahead)) = self.ahead.pop_front() else { return Ok(None) };
         self.read_ahead();
+        let read = ahead.await.map_err(|_| RebuildError::Stopped)?;
         Ok(Some((to, read?)))
     }
 }
@@ -176,7 +178,7 @@ impl Replay {
     /// Once through the log for as many streams as have room.
     async fn pass(self: &Arc<Self>, kind: AggregateKind, mut part: Part) -> Result<Part> {
         let mut windows = Windows::new(self, kind, &part);
-        let mut streams: HashMap<String, Stream> = HashMap::new();
+        let mut streams = Streams::default();
         let (mut cut, mut parked): (Option<String>, Parked) = Default::default();
         self.progress.at(part.number, 0, 0);
         while let Some((to, events)) = windows.next().await? {
@@ -215,13 +217,7 @@ impl Replay {
     }
 
     /// Writes complete streams in the order of their ids, so that the last one tells how far that got.
-    async fn store(
-        &self,
-        part: &mut Part,
-        streams: HashMap<String, Stream>,
-        cut: Option<String>,
-        mut parked: Parked,
-    ) -> Result<()> {
+    async fn store(&self, part: &mut Part, streams: Streams, cut: Option<String>, mut parked: Parked) -> Result<()> {
         let mut streams: Vec<_> = streams.into_iter().collect();
         streams.sort_unstable_by(|left, right| left.0.cmp(&right.0));
         let mut slice: Vec<StoredRow> = Vec::new();
@@ -301,14 +297,14 @@ fn waits(parked: &Parked, event: &Recorded) -> bool {
 }
 
 /// What all streams weigh, by some of them.
-fn weigh(streams: &HashMap<String, Stream>) -> usize {
+fn weigh(streams: &Streams) -> usize {
     let sample = streams.values().take(SAMPLE);
     let weight: usize = sample.map(|stream| stream.rows.weigh()).sum();
     weight / streams.len().clamp(1, SAMPLE) * streams.len()
 }
 
 /// Lets the later half of the streams go; answers the last one that stays.
-fn let_go(streams: &mut HashMap<String, Stream>) -> String {
+fn let_go(streams: &mut Streams) -> String {
     let mut ids: Vec<&String> = streams.keys().collect();
     let middle = (ids.len() - 1) / 2;
     let (_, last, _) = ids.select_nth_unstable(middle);

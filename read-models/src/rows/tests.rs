@@ -118,3 +118,27 @@ fn a_first_row_that_is_not_put_back_is_an_error_and_not_lost() {
     assert!(matches!(taken().get::<Value>("a"), Err(Error::Corrupt(_))));
     assert!(matches!(taken().into_stored(), Err(Error::Corrupt(_))));
 }
+
+#[test]
+fn an_updated_row_is_changed_in_place_or_put_back_and_an_error_is_told() {
+    for mut rows in [known("a", Some(json!(5))), Rows::first()] {
+        let was = if rows.is_first { 1 } else { 5 };
+        for number in 0..3 {
+            rows.update(
+                "a",
+                || Numbered(1),
+                |row: &mut Numbered| {
+                    assert_eq!(row.0, was + number);
+                    row.0 += 1;
+                    Ok(())
+                },
+            )
+            .expect("a row");
+        }
+        assert!(rows.update("a", || Numbered(1), |_| Err(Error::corrupt("no"))).is_err());
+        assert_eq!(rows.get::<Numbered>("a").expect("a row").map(|row| row.0), Some(was + 3));
+    }
+    let mut rows = Rows::first();
+    put(&mut rows, "a", json!(1));
+    assert!(rows.update("a", || Numbered(1), |_| Ok(())).is_err(), "of another type");
+}

@@ -120,7 +120,7 @@ impl DatabaseFile {
             Ok(_) => Ok(()),
             Err(Error::Unavailable { what, source }) => {
                 let told = match holders(&path).as_slice() {
-                    [] => "another process".to_owned(),
+                    [] => "a process that the system does not name, or a long write of this one".to_owned(),
                     [one] => format!("process {one}"),
                     many => format!("one of the processes {many:?}"),
                 };

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use cqrs_es::persist::SerializedEvent;
 use domain::{Context, Sha256, StreamId, Timestamp};
+use foldhash::fast::RandomState;
 use ports::{AppendRequest, Error, Import, Incarnation, Keep, Position, Recorded, Result, StreamEvents};
 
 /// The most events that one `read` answers, whatever its caller asks for.
@@ -15,7 +16,7 @@ pub(crate) const DAY_US: i64 = 86_400_000_000;
 
 /// Refuses a batch that breaks the port's preconditions, before anything is sent.
 pub(crate) fn check_batch(context: Context, batch: &[AppendRequest]) -> Result<()> {
-    let mut streams = HashSet::new();
+    let mut streams = HashSet::with_capacity_and_hasher(batch.len(), RandomState::default());
     let refuse = |why: String| Err(Error::rejected(format!("the {context} log"), why));
     for request in batch {
         if request.streams.is_empty() {

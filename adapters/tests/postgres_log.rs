@@ -142,10 +142,13 @@ async fn a_lock_that_is_held_too_long_is_unavailable_within_seconds_and_writes_n
 async fn positions_are_not_given_out_in_a_transaction_with_an_old_snapshot() {
     let cluster = Cluster::with_logs(UNITS).await;
     let mut writer = cluster.connect("casitas_command", "units_db").await;
-    writer.execute("BEGIN ISOLATION LEVEL REPEATABLE READ").await.expect("begun");
-    let call = format!("SELECT * FROM casitas_append({})", vec!["'{}'"; 27].join(", "));
-    let refused = writer.execute(call.as_str()).await.expect_err("refused").to_string();
-    assert!(refused.contains("read committed"), "{refused}");
+    for (function, parameters) in [("casitas_accept", 19), ("casitas_append", 27)] {
+        writer.execute("BEGIN ISOLATION LEVEL REPEATABLE READ").await.expect("begun");
+        let call = format!("SELECT * FROM {function}({})", vec!["'{}'"; parameters].join(", "));
+        let refused = writer.execute(call.as_str()).await.expect_err("refused").to_string();
+        assert!(refused.contains("read committed"), "{refused}");
+        writer.execute("ROLLBACK").await.expect("rolled back");
+    }
 }
 
 #[tokio::test]

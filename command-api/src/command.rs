@@ -57,19 +57,19 @@ where
         let absent = parts.headers.get(header::CONTENT_LENGTH).is_none_or(|length| length == "0")
             && parts.headers.get(header::TRANSFER_ENCODING).is_none()
             && parts.headers.get(header::CONTENT_TYPE).is_none();
+        let mut sent = Bytes::new();
         let body: B = if absent {
             serde_json::from_value(json!({})).map_err(|error| Problem::validation("", error.to_string()))?
         } else {
             let json = web::is_json(&parts.headers);
-            let sent = Bytes::from_request(Request::from_parts(parts, body), state).await;
-            let sent = sent.map_err(|rejection| web::unreadable(rejection.status()))?;
-            let parsed: B = web::parse(json, &sent)?;
-            no_list_for_object(&sent, &parsed)?;
-            parsed
+            let read = Bytes::from_request(Request::from_parts(parts, body), state).await;
+            sent = read.map_err(|rejection| web::unreadable(rejection.status()))?;
+            web::parse(json, &sent)?
         };
+        let canonical = serde_json::to_vec(&body)
+            .map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "VALIDATION_FAILED", "the body could not be read"))?;
+        no_list_for_object(&sent, &canonical)?;
         if let Some(key) = key {
-            let canonical = serde_json::to_vec(&body)
-                .map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "VALIDATION_FAILED", "the body could not be read"))?;
             let hash: String = Sha256::digest(&canonical).iter().map(|byte| format!("{byte:02x}")).collect();
             issue.key = Some(Key { scope, key, request_hash: hash, keep: Keep::Days30 });
         }
@@ -77,15 +77,44 @@ where
     }
 }
 
-/// serde fills a struct from a list of its fields' values in their order (`"price": [100, "USD"]`); nobody means that.
-fn no_list_for_object(sent: &[u8], parsed: &impl Serialize) -> Result<(), Problem> {
-    if !sent.contains(&b'[') {
+/// serde fills a struct from a list of its fields' values in their order (`"price": [100, "USD"]`); nobody means that. A list that
+/// was taken for an object is an object in what was understood.
+fn no_list_for_object(sent: &[u8], understood: &[u8]) -> Result<(), Problem> {
+    let opened = Opened::by(sent);
+    if opened.lists == 0 || opened == Opened::by(understood) {
         return Ok(());
     }
-    let (Ok(sent), Ok(parsed)) = (serde_json::from_slice(sent), serde_json::to_value(parsed)) else { return Ok(()) };
-    match list_for_object(&sent, &parsed) {
+    let (Ok(sent), Ok(understood)) = (serde_json::from_slice(sent), serde_json::from_slice(understood)) else {
+        return Ok(());
+    };
+    match list_for_object(&sent, &understood) {
         None => Ok(()),
         Some(pointer) => Err(Problem::validation(pointer, "a list where an object is expected")),
+    }
+}
+
+/// How many lists and objects a JSON text has.
+#[derive(Default, PartialEq, Eq)]
+struct Opened {
+    lists: usize,
+    objects: usize,
+}
+
+impl Opened {
+    fn by(json: &[u8]) -> Self {
+        let mut opened = Self::default();
+        let (mut in_string, mut escaped) = (false, false);
+        for byte in json {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = true,
+                b'"' => in_string = !in_string,
+                b'[' if !in_string => opened.lists += 1,
+                b'{' if !in_string => opened.objects += 1,
+                _ => {}
+            }
+        }
+        opened
     }
 }
 
@@ -114,17 +143,23 @@ mod tests {
     struct Rent {
         price: Money,
         lines: Vec<Money>,
+        #[serde(default)]
+        notes: Vec<String>,
     }
 
     fn refused(body: &str) -> Option<String> {
         let parsed: Rent = serde_json::from_str(body).expect("serde takes it");
-        no_list_for_object(body.as_bytes(), &parsed).err().map(|problem| problem.errors[0].pointer.clone())
+        let understood = serde_json::to_vec(&parsed).expect("as it came");
+        no_list_for_object(body.as_bytes(), &understood).err().map(|problem| problem.errors[0].pointer.clone())
     }
 
     #[test]
     fn a_list_of_an_objects_values_is_refused_with_its_pointer() {
-        assert_eq!(refused(r#"{"price":[100,"USD"],"lines":[]}"#), Some("/price".into()));
         assert_eq!(refused(r#"{"price":{"amount":1,"currency":"USD"},"lines":[[1,"USD"]]}"#), Some("/lines/0".into()));
         assert_eq!(refused(r#"{"price":{"amount":1,"currency":"USD"},"lines":[{"amount":1,"currency":"USD"}]}"#), None);
+        // As many lists as are understood, because one that is absent is understood as an empty one.
+        assert_eq!(refused(r#"{"price":[100,"USD"],"lines":[],"notes":[]}"#), Some("/price".into()));
+        assert_eq!(refused(r#"{"price":[100,"USD"],"lines":[]}"#), Some("/price".into()));
+        assert_eq!(refused(r#"{"price":{"amount":1,"currency":"USD"},"lines":[],"notes":["[{\"\\"]}"#), None);
     }
 }

@@ -4,12 +4,14 @@
 //! commands were answered together come again together. What arrives while calls are under way forms the next batch.
 
 use std::collections::{HashSet, VecDeque};
+use std::future::poll_fn;
 use std::hash::BuildHasher;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
-use futures::stream::{FuturesUnordered, StreamExt};
+use futures::future::BoxFuture;
 use ports::{AppendOutcome, AppendRequest, Error, EventLog, Hints, Result, Topic};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
@@ -62,13 +64,13 @@ async fn run(log: Arc<dyn EventLog>, hints: Arc<dyn Hints>, mut queue: mpsc::Rec
     let hasher = RandomState::default();
     let batch_commands = metrics::histogram!("casitas_append_batch_commands");
     let mut pending: VecDeque<Waiting> = VecDeque::new();
-    let mut calls = FuturesUnordered::new();
+    let mut calls = Calls::default();
     // Commands in the call that began last.
     let mut under_way = 0;
     let mut open = true;
     while open || !pending.is_empty() || !calls.is_empty() {
         take_waiting(&mut queue, &mut pending);
-        if calls.is_empty() && !pending.is_empty() {
+        if calls.is_empty() && !pending.is_empty() && under_way > 1 {
             tokio::task::yield_now().await;
             take_waiting(&mut queue, &mut pending);
         }
@@ -79,15 +81,46 @@ async fn run(log: Arc<dyn EventLog>, hints: Arc<dyn Hints>, mut queue: mpsc::Rec
             let batch = take_batch(&mut pending, &hasher);
             under_way = batch.len();
             batch_commands.record(batch.len() as f64);
-            calls.push(commit(&*log, Batch::of(batch)));
+            calls.push(Box::pin(commit(&*log, Batch::of(batch))));
         }
         tokio::select! {
-            Some(()) = calls.next(), if !calls.is_empty() => hints.notify(Topic::Log(log.context())),
+            () = calls.next(), if !calls.is_empty() => hints.notify(Topic::Log(log.context())),
             next = queue.recv(), if open && pending.len() < BATCH_MAX && calls.len() < CALLS_MAX => match next {
                 Some(next) => pending.push_back(next),
                 None => open = false,
             },
         }
+    }
+}
+
+/// The calls under way. Not a `FuturesUnordered`: that wakes its own task each time it has polled all its futures, which
+/// costs a lone caller's command two system calls and the other thread's wake-up.
+#[derive(Default)]
+struct Calls<'a>(Vec<BoxFuture<'a, ()>>);
+
+impl<'a> Calls<'a> {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn push(&mut self, call: BoxFuture<'a, ()>) {
+        self.0.push(call);
+    }
+
+    /// Waits until one of them has ended.
+    async fn next(&mut self) {
+        poll_fn(|context| match self.0.iter_mut().position(|call| call.as_mut().poll(context).is_ready()) {
+            Some(ended) => {
+                drop(self.0.swap_remove(ended));
+                Poll::Ready(())
+            }
+            None => Poll::Pending,
+        })
+        .await;
     }
 }
 

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use domain::{Decide, DomainEvent, Fact, Moment, Refusal, StreamId};
 use foldhash::fast::RandomState;
-use moka::sync::Cache;
 use ports::{Error, Logs, NewEvent, Sealer};
+use quick_cache::UnitWeighter;
+use quick_cache::sync::{Cache, DefaultLifecycle};
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 use uuid::Uuid;
@@ -15,7 +16,7 @@ use uuid::Uuid;
 use crate::CommandError;
 
 /// Aggregate states kept per process.
-const CACHED_STATES_MAX: u64 = 20_000;
+const CACHED_STATES_MAX: usize = 20_000;
 
 /// An aggregate folded from its stream; the default is that of a stream that does not exist.
 #[derive(Clone, Debug, Default)]
@@ -41,13 +42,14 @@ pub(crate) type AnyState = Arc<dyn Any + Send + Sync>;
 pub(crate) struct Loader {
     logs: Logs,
     sealer: Sealer,
-    states: Cache<StreamId, AnyState, RandomState>,
+    states: Arc<Cache<StreamId, AnyState, UnitWeighter, RandomState>>,
 }
 
 impl Loader {
     pub(crate) fn new(logs: Logs, sealer: Sealer) -> Self {
-        let states = Cache::builder().max_capacity(CACHED_STATES_MAX).build_with_hasher(RandomState::default());
-        Self { logs, sealer, states }
+        let (hasher, lifecycle) = (RandomState::default(), DefaultLifecycle::default());
+        let states = Cache::with(CACHED_STATES_MAX, CACHED_STATES_MAX as u64, UnitWeighter, hasher, lifecycle);
+        Self { logs, sealer, states: Arc::new(states) }
     }
 
     pub(crate) fn logs(&self) -> &Logs {

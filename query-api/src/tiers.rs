@@ -1,12 +1,14 @@
 //! The two cache tiers: ready entries in process, and their bytes in the shared cache.
 
+use std::hash::RandomState;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use domain::Timestamp;
-use moka::sync::Cache;
 use ports::SharedCache;
+use quick_cache::Weighter;
+use quick_cache::sync::{Cache, DefaultLifecycle};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
@@ -26,17 +28,27 @@ const PUTS_MAX: usize = 64;
 const PUT_AFTER: Duration = Duration::from_millis(5);
 const PUT_DEADLINE: Duration = Duration::from_secs(1);
 
+/// What an entry is taken for before there is one, to size the tables.
+const ENTRY_BYTES: u64 = 4_096;
+
+#[derive(Clone)]
+struct Bytes;
+
+impl Weighter<Arc<str>, Arc<Kept>> for Bytes {
+    fn weight(&self, key: &Arc<str>, kept: &Arc<Kept>) -> u64 {
+        (key.len() + kept.weight()) as u64
+    }
+}
+
 /// Entries in process, bounded by bytes.
-pub struct MemoryTier(Option<Cache<Arc<str>, Arc<Kept>>>);
+pub struct MemoryTier(Option<Cache<Arc<str>, Arc<Kept>, Bytes, RandomState>>);
 
 impl MemoryTier {
     /// `None` switches the tier off.
     pub fn new(bytes_max: Option<u64>) -> Self {
         Self(bytes_max.map(|bytes| {
-            Cache::builder()
-                .max_capacity(bytes)
-                .weigher(|key: &Arc<str>, kept: &Arc<Kept>| u32::try_from(key.len() + kept.weight()).unwrap_or(u32::MAX))
-                .build()
+            let entries = usize::try_from(bytes / ENTRY_BYTES).unwrap_or(usize::MAX);
+            Cache::with(entries, bytes, Bytes, RandomState::default(), DefaultLifecycle::default())
         }))
     }
 

@@ -1,25 +1,169 @@
-//! A batch as the arrays of `casitas_append`, and its answer as outcomes.
+//! A batch as the arrays of `casitas_accept` and `casitas_append`, and their answers as outcomes.
 
 use std::collections::HashMap;
 
 use domain::StreamId;
-use ports::{AppendOutcome, AppendRequest, Error, KeyRecord, Result};
+use ports::{AppendOutcome, AppendRequest, Error, KeyRecord, NewEvent, Result, StreamAppend};
 use sqlx::postgres::{PgArguments, PgRow};
 use sqlx::query::Query;
 use sqlx::{Postgres, Row};
 use uuid::Uuid;
 
+use super::recorded::Day;
 use crate::stored::{from_micros, keep_name, signed, unsigned};
 
-const SQL: &str = "SELECT request, kind, first_position, last_position,
-    (extract(epoch FROM at) * 1000000)::bigint AS at, stream, actual, outcome
-    FROM casitas_append($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,$21,$22,$23,$24,$25,$26,$27)";
+const ACCEPT: &str = "SELECT casitas_accept($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19)";
 
-/// One field an array parameter; the order of the fields is that of the parameters.
+// Days go as days to the one and as texts to the other, which is older.
+const APPEND: &str = "SELECT request, kind, first_position, last_position,
+    (extract(epoch FROM at) * 1000000)::bigint AS at, stream, actual, outcome
+    FROM casitas_append($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,$21,$22,$23::date[]::text[],
+                        $24,$25,$26,$27)";
+
+/// The columns of a batch's events, one element an event.
 #[derive(Default)]
-pub(super) struct Arrays<'a> {
-    events: Vec<i32>,
-    events_before: Vec<i32>,
+struct Events<'a> {
+    aggregate_type: Vec<&'a str>,
+    aggregate_id: Vec<&'a str>,
+    sequence: Vec<i64>,
+    event_id: Vec<Uuid>,
+    event_type: Vec<&'a str>,
+    event_version: Vec<&'a str>,
+    payload: Vec<&'a str>,
+    effective_on: Vec<Day>,
+    actor: Vec<&'a str>,
+    correlation_id: Vec<Uuid>,
+    causation_id: Vec<Option<Uuid>>,
+    traceparent: Vec<Option<&'a str>>,
+}
+
+impl<'a> Events<'a> {
+    fn with_capacity(events: usize) -> Self {
+        Self {
+            aggregate_type: Vec::with_capacity(events),
+            aggregate_id: Vec::with_capacity(events),
+            sequence: Vec::with_capacity(events),
+            event_id: Vec::with_capacity(events),
+            event_type: Vec::with_capacity(events),
+            event_version: Vec::with_capacity(events),
+            payload: Vec::with_capacity(events),
+            effective_on: Vec::with_capacity(events),
+            actor: Vec::with_capacity(events),
+            correlation_id: Vec::with_capacity(events),
+            causation_id: Vec::with_capacity(events),
+            traceparent: Vec::with_capacity(events),
+        }
+    }
+
+    fn push(&mut self, request: &'a AppendRequest, append: &'a StreamAppend, event: &'a NewEvent, sequence: i64) {
+        self.aggregate_type.push(append.stream.kind.as_str());
+        self.aggregate_id.push(&append.stream.id);
+        self.sequence.push(sequence);
+        self.event_id.push(event.event_id);
+        self.event_type.push(&event.event_type);
+        self.event_version.push(&event.event_version);
+        self.payload.push(event.payload.get());
+        self.effective_on.push(Day(event.effective_on));
+        self.actor.push(&request.metadata.actor);
+        self.correlation_id.push(request.metadata.correlation_id);
+        self.causation_id.push(request.metadata.causation_id);
+        self.traceparent.push(request.metadata.traceparent.as_deref());
+    }
+}
+
+/// What `casitas_accept` takes: one field an array parameter, in the order of the fields.
+#[derive(Default)]
+pub(super) struct Whole<'a> {
+    events: Events<'a>,
+    /// Index of the first event for each stream that is expected to exist; like all, counted from 1.
+    next: Vec<i32>,
+    /// Index of the last event of the key's request.
+    last: Vec<i32>,
+    scope: Vec<&'a str>,
+    key: Vec<&'a str>,
+    hash: Vec<&'a str>,
+    keep: Vec<&'a str>,
+    outcome: Vec<String>,
+}
+
+impl<'a> Whole<'a> {
+    pub(super) fn of(batch: &'a [AppendRequest]) -> Result<Self> {
+        let count = batch.iter().flat_map(|request| &request.streams).map(|append| append.events.len()).sum();
+        let mut whole = Self { events: Events::with_capacity(count), ..Self::default() };
+        for request in batch {
+            for append in &request.streams {
+                let expected = signed(append.expected_version)?;
+                if expected > 0 {
+                    whole.next.push(index(whole.events.sequence.len() + 1)?);
+                }
+                for (event, sequence) in append.events.iter().zip(expected + 1..) {
+                    whole.events.push(request, append, event, sequence);
+                }
+            }
+            if let Some(key) = &request.key {
+                whole.last.push(index(whole.events.sequence.len())?);
+                whole.scope.push(&key.scope);
+                whole.key.push(&key.key);
+                whole.hash.push(&key.request_hash);
+                whole.keep.push(keep_name(key.keep));
+                whole.outcome.push(key.outcome.to_string());
+            }
+        }
+        Ok(whole)
+    }
+
+    pub(super) fn query(&self) -> Query<'_, Postgres, PgArguments> {
+        let events = &self.events;
+        sqlx::query(ACCEPT)
+            .bind(&events.aggregate_type)
+            .bind(&events.aggregate_id)
+            .bind(&events.sequence)
+            .bind(&events.event_id)
+            .bind(&events.event_type)
+            .bind(&events.event_version)
+            .bind(&events.payload)
+            .bind(&events.effective_on)
+            .bind(&events.actor)
+            .bind(&events.correlation_id)
+            .bind(&events.causation_id)
+            .bind(&events.traceparent)
+            .bind(&self.next)
+            .bind(&self.last)
+            .bind(&self.scope)
+            .bind(&self.key)
+            .bind(&self.hash)
+            .bind(&self.keep)
+            .bind(&self.outcome)
+    }
+}
+
+/// Dense positions behind the head for all requests; `None` when something was in the way of one of them.
+pub(super) fn accepted(batch: &[AppendRequest], rows: &[PgRow]) -> Result<Option<Vec<AppendOutcome>>> {
+    let row = rows.first().ok_or_else(|| Error::corrupt("casitas_accept answered nothing".to_owned()))?;
+    let place: Option<Vec<i64>> = row.try_get(0).map_err(unreadable)?;
+    match place.as_deref() {
+        None => Ok(None),
+        Some(&[head, at]) => {
+            let mut position = head;
+            batch.iter().map(|request| behind(&mut position, request, at)).collect::<Result<_>>().map(Some)
+        }
+        Some(other) => Err(Error::corrupt(format!("casitas_accept answered {other:?}"))),
+    }
+}
+
+/// The next positions for a request's events.
+fn behind(position: &mut i64, request: &AppendRequest, at: i64) -> Result<AppendOutcome> {
+    let first = *position + 1;
+    let events: usize = request.streams.iter().map(|append| append.events.len()).sum();
+    *position += events as i64;
+    committed(first, *position, at)
+}
+
+/// What `casitas_append` takes: one field an array parameter; the order of the fields is that of the parameters.
+#[derive(Default)]
+pub(super) struct Judged<'a> {
+    count: Vec<i32>,
+    before: Vec<i32>,
 
     key_request: Vec<i32>,
     scope: Vec<&'a str>,
@@ -36,75 +180,54 @@ pub(super) struct Arrays<'a> {
 
     event_request: Vec<i32>,
     event_place: Vec<i32>,
-    aggregate_type: Vec<&'a str>,
-    aggregate_id: Vec<&'a str>,
-    sequence: Vec<i64>,
-    event_id: Vec<Uuid>,
-    event_type: Vec<&'a str>,
-    event_version: Vec<&'a str>,
-    payload: Vec<&'a str>,
-    effective_on: Vec<String>,
-    actor: Vec<&'a str>,
-    correlation_id: Vec<Uuid>,
-    causation_id: Vec<Option<Uuid>>,
-    traceparent: Vec<Option<&'a str>>,
+    events: Events<'a>,
 }
 
-impl<'a> Arrays<'a> {
+impl<'a> Judged<'a> {
     pub(super) fn of(batch: &'a [AppendRequest]) -> Result<Self> {
-        let mut arrays = Self::default();
+        let mut judged = Self::default();
         let mut keys = HashMap::new();
         for (request, ordinal) in batch.iter().zip(1..) {
             if let Some(key) = &request.key {
-                arrays.key_request.push(ordinal);
-                arrays.scope.push(&key.scope);
-                arrays.key.push(&key.key);
-                arrays.hash.push(&key.request_hash);
-                arrays.keep.push(keep_name(key.keep));
-                arrays.outcome.push(key.outcome.to_string());
-                let index = arrays.key_request.len() as i32;
-                arrays.same_key.push(keys.insert((&key.scope, &key.key), index).unwrap_or(0));
+                judged.key_request.push(ordinal);
+                judged.scope.push(&key.scope);
+                judged.key.push(&key.key);
+                judged.hash.push(&key.request_hash);
+                judged.keep.push(keep_name(key.keep));
+                judged.outcome.push(key.outcome.to_string());
+                let index = index(judged.key_request.len())?;
+                judged.same_key.push(keys.insert((&key.scope, &key.key), index).unwrap_or(0));
             }
-            arrays.push_events(request, ordinal)?;
+            judged.push_events(request, ordinal)?;
         }
-        Ok(arrays)
+        Ok(judged)
     }
 
     fn push_events(&mut self, request: &'a AppendRequest, ordinal: i32) -> Result<()> {
-        let before = self.event_id.len();
+        let before = self.events.sequence.len();
         let mut places = 0..;
         for append in &request.streams {
+            let expected = signed(append.expected_version)?;
             self.stream_request.push(ordinal);
             self.stream_type.push(append.stream.kind.as_str());
             self.stream_id.push(&append.stream.id);
-            self.stream_expected.push(signed(append.expected_version)?);
-            for (event, sequence) in append.events.iter().zip(signed(append.expected_version)? + 1..) {
+            self.stream_expected.push(expected);
+            for (event, sequence) in append.events.iter().zip(expected + 1..) {
                 self.event_request.push(ordinal);
                 self.event_place.extend(places.next());
-                self.aggregate_type.push(append.stream.kind.as_str());
-                self.aggregate_id.push(&append.stream.id);
-                self.sequence.push(sequence);
-                self.event_id.push(event.event_id);
-                self.event_type.push(&event.event_type);
-                self.event_version.push(&event.event_version);
-                self.payload.push(event.payload.get());
-                self.effective_on.push(event.effective_on.to_string());
-                self.actor.push(&request.metadata.actor);
-                self.correlation_id.push(request.metadata.correlation_id);
-                self.causation_id.push(request.metadata.causation_id);
-                self.traceparent.push(request.metadata.traceparent.as_deref());
+                self.events.push(request, append, event, sequence);
             }
         }
-        self.events.push(places.start);
-        self.events_before
-            .push(i32::try_from(before).map_err(|_| Error::rejected("the event log", "the batch is too large"))?);
+        self.count.push(places.start);
+        self.before.push(index(before)?);
         Ok(())
     }
 
     pub(super) fn query(&self) -> Query<'_, Postgres, PgArguments> {
-        sqlx::query(SQL)
-            .bind(&self.events)
-            .bind(&self.events_before)
+        let events = &self.events;
+        sqlx::query(APPEND)
+            .bind(&self.count)
+            .bind(&self.before)
             .bind(&self.key_request)
             .bind(&self.scope)
             .bind(&self.key)
@@ -118,19 +241,23 @@ impl<'a> Arrays<'a> {
             .bind(&self.stream_expected)
             .bind(&self.event_request)
             .bind(&self.event_place)
-            .bind(&self.aggregate_type)
-            .bind(&self.aggregate_id)
-            .bind(&self.sequence)
-            .bind(&self.event_id)
-            .bind(&self.event_type)
-            .bind(&self.event_version)
-            .bind(&self.payload)
-            .bind(&self.effective_on)
-            .bind(&self.actor)
-            .bind(&self.correlation_id)
-            .bind(&self.causation_id)
-            .bind(&self.traceparent)
+            .bind(&events.aggregate_type)
+            .bind(&events.aggregate_id)
+            .bind(&events.sequence)
+            .bind(&events.event_id)
+            .bind(&events.event_type)
+            .bind(&events.event_version)
+            .bind(&events.payload)
+            .bind(&events.effective_on)
+            .bind(&events.actor)
+            .bind(&events.correlation_id)
+            .bind(&events.causation_id)
+            .bind(&events.traceparent)
     }
+}
+
+fn index(number: usize) -> Result<i32> {
+    i32::try_from(number).map_err(|_| Error::rejected("the event log", "the batch is too large"))
 }
 
 /// One outcome a request, in order: what the function says of the exceptions, and dense positions behind the head for the rest.
@@ -149,12 +276,7 @@ pub(super) fn outcomes(batch: &[AppendRequest], rows: &[PgRow]) -> Result<Vec<Ap
         };
         outcomes.push(match exception {
             Some(row) => outcome(request, &streams, row).map_err(unreadable)??,
-            None => {
-                let events: usize = request.streams.iter().map(|append| append.events.len()).sum();
-                let first = position + 1;
-                position += events as i64;
-                committed(first, position, at)?
-            }
+            None => behind(&mut position, request, at)?,
         });
     }
     match exceptions.next() {
@@ -194,5 +316,5 @@ fn replayed(request: &AppendRequest, position: i64, outcome: &str) -> Result<App
 }
 
 fn unreadable(error: sqlx::Error) -> Error {
-    Error::corrupt(format!("casitas_append's answer cannot be read: {error}"))
+    Error::corrupt(format!("the answer to an append cannot be read: {error}"))
 }

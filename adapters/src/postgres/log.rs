@@ -14,7 +14,7 @@ use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{ConnectOptions, Connection, Decode, PgPool, Postgres, Row, Type};
 use tokio::time::Instant;
 
-use super::append::{Arrays, outcomes};
+use super::append::{Judged, Whole, accepted, outcomes};
 use super::claims::Claims;
 use super::errors::{Call, DEADLINE, map_load, within};
 use super::pool::{PostgresServer, TRUSTED_IDLE, acquire};
@@ -106,6 +106,18 @@ impl PostgresLog {
         within(&self.what, Call::Read, self.server.log_options(self.context).connect()).await
     }
 
+    /// Mostly the whole batch is accepted; otherwise each request is judged by itself. All rows are fetched, because what is
+    /// answered is durable only when the server says that the statement has ended.
+    async fn append_on(&self, writer: &mut PgConnection, batch: &[AppendRequest]) -> Result<Vec<AppendOutcome>> {
+        let whole = Whole::of(batch)?;
+        let rows = within(&self.what, Call::Write, whole.query().fetch_all(&mut *writer)).await?;
+        if let Some(outcomes) = accepted(batch, &rows)? {
+            return Ok(outcomes);
+        }
+        let judged = Judged::of(batch)?;
+        outcomes(batch, &within(&self.what, Call::Write, judged.query().fetch_all(writer)).await?)
+    }
+
     fn writers(&self) -> MutexGuard<'_, Vec<(PgConnection, Instant)>> {
         self.writers.lock().expect("the lock is never poisoned: nothing under it panics")
     }
@@ -174,17 +186,16 @@ impl EventLog for PostgresLog {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let arrays = Arrays::of(batch)?;
         let mut writer = self.writer().await?;
-        let rows = within(&self.what, Call::Write, arrays.query().fetch_all(&mut writer)).await;
+        let answer = self.append_on(&mut writer, batch).await;
         // A connection that did not answer is closed, not used again.
-        if !matches!(rows, Err(Error::Unavailable { .. } | Error::UnknownOutcome { .. })) {
+        if !matches!(answer, Err(Error::Unavailable { .. } | Error::UnknownOutcome { .. })) {
             let mut writers = self.writers();
             if writers.len() < WRITERS_KEPT {
                 writers.push((writer, Instant::now()));
             }
         }
-        outcomes(batch, &rows?)
+        answer
     }
 
     async fn read(&self, after: Position, limit: usize) -> Result<Vec<Recorded>> {

@@ -18,6 +18,7 @@ const LOG_STEPS: &[Step] = &[
     (1, "log", include_str!("../../migrations/postgres/log/0001_log.sql")),
     (2, "append", include_str!("../../migrations/postgres/log/0002_append.sql")),
     (3, "chain", include_str!("../../migrations/postgres/log/0003_chain.sql")),
+    (4, "accept", include_str!("../../migrations/postgres/log/0004_accept.sql")),
 ];
 const VIEWS_STEPS: &[Step] = &[
     (1, "views", include_str!("../../migrations/postgres/views/0001_views.sql")),

@@ -5,8 +5,11 @@ use domain::{AggregateKind, Date, StreamId, Timestamp};
 use jiff::Span;
 use jiff::tz::Offset;
 use ports::{Error, Metadata, Payload, Recorded, Result};
-use sqlx::postgres::PgRow;
-use sqlx::{Decode, Postgres, Row, Type, ValueRef};
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::types::Oid;
+use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgRow, PgTypeInfo};
+use sqlx::{Decode, Encode, Postgres, Row, Type, ValueRef};
 use uuid::Uuid;
 
 use super::log::PostgresLog;
@@ -97,6 +100,33 @@ pub(super) fn date(days: i32) -> Result<Date, jiff::Error> {
     match Timestamp::from_second(i64::from(days) * 86_400 + EPOCH_MICROS / 1_000_000) {
         Ok(begin) => Ok(Offset::UTC.to_datetime(begin).date()),
         Err(_) => EPOCH_DAY.checked_add(Span::new().try_days(days)?),
+    }
+}
+
+/// A day as an element of a `date[]` parameter.
+#[derive(Clone, Copy)]
+pub(super) struct Day(pub(super) Date);
+
+/// The identities of `date` and `date[]`: Postgres' own, the same everywhere.
+const DATE: Oid = Oid(1082);
+const DATES: Oid = Oid(1182);
+
+impl Type<Postgres> for Day {
+    fn type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(DATE)
+    }
+}
+
+impl PgHasArrayType for Day {
+    fn array_type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(DATES)
+    }
+}
+
+impl Encode<'_, Postgres> for Day {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        buffer.extend_from_slice(&(self.0 - EPOCH_DAY).get_days().to_be_bytes());
+        Ok(IsNull::No)
     }
 }
 

@@ -15,15 +15,26 @@ pub enum SeededBug {
     CheckpointBeforeView,
 }
 
-/// The append function as it is, but for its lock, and the table without the constraint that is the lock's second line.
+/// The append functions as they are, but for their lock, and the table without the constraint that is the lock's second line.
 pub(super) fn append_without_lock(server: &PostgresServer) -> Option<String> {
-    let lock = "PERFORM pg_advisory_xact_lock(7161131779257103137);";
-    let ours = include_str!("../../migrations/postgres/log/0002_append.sql");
-    debug_assert!(ours.contains(lock));
-    let unlocked = ours.replace(lock, "").replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION");
+    let functions = [
+        (
+            include_str!("../../migrations/postgres/log/0002_append.sql"),
+            "PERFORM pg_advisory_xact_lock(7161131779257103137);",
+        ),
+        (
+            include_str!("../../migrations/postgres/log/0004_accept.sql"),
+            "locked := pg_advisory_xact_lock(7161131779257103137) IS NULL;",
+        ),
+    ];
+    let unlocked = functions.map(|(ours, lock)| {
+        debug_assert!(ours.contains(lock));
+        let function = ours.replace(lock, "").replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION");
+        function.replace("DROP CONSTRAINT", "DROP CONSTRAINT IF EXISTS")
+    });
     let constraint = "ALTER TABLE events DROP CONSTRAINT IF EXISTS events_position_key;
         CREATE INDEX IF NOT EXISTS events_by_position ON events (position);";
-    (server.bug == Some(SeededBug::NoLock)).then(|| format!("{constraint}\n{unlocked}"))
+    (server.bug == Some(SeededBug::NoLock)).then(|| format!("{constraint}\n{}", unlocked.join("\n")))
 }
 
 /// The two steps of a batch that should be one: first its checkpoint alone, then its rows where that checkpoint stands.

@@ -352,12 +352,12 @@ fn stuck_process(system: &mut System, admin: &Http) -> Result<()> {
     let (document, sha256) = world::document(admin, Some(&lease))?;
     let (state, _) = block(world::send_lease(admin, &lease, &world::send_body(&document, &tenant)))?;
     ensure!(state == "sent", "the lease is {state}");
-    let revoke = "REVOKE EXECUTE ON FUNCTION casitas_append FROM casitas_projector";
+    let revoke = "REVOKE EXECUTE ON FUNCTION casitas_accept, casitas_append FROM casitas_projector";
     system.stack()?.postgres.sql("finances_db", revoke)?;
     admin.done(&format!("/leases/{lease}/signatures"), &world::sign_body(&tenant, &sha256))?;
     let line = found(system, "move-in processes", &lease)?;
     ensure!(line["detail"].as_str().is_some_and(|text| text.contains("open_ledger")), "{line}");
-    let grant = "GRANT EXECUTE ON FUNCTION casitas_append TO casitas_projector";
+    let grant = "GRANT EXECUTE ON FUNCTION casitas_accept, casitas_append TO casitas_projector";
     system.stack()?.postgres.sql("finances_db", grant)?;
     healthy(system)
 }

@@ -15,6 +15,9 @@ pub enum SeededBug {
     CheckpointBeforeView,
 }
 
+/// Between the last position seen and the next one taken, so that a few rounds of chaos meet what a longer run would.
+const SLOW: &str = "head := coalesce(head, 0); PERFORM pg_sleep(0.002);";
+
 /// The append functions as they are, but for their lock, and the table without the constraint that is the lock's second line.
 pub(super) fn append_without_lock(server: &PostgresServer) -> Option<String> {
     let functions = [
@@ -30,6 +33,7 @@ pub(super) fn append_without_lock(server: &PostgresServer) -> Option<String> {
     let unlocked = functions.map(|(ours, lock)| {
         debug_assert!(ours.contains(lock));
         let function = ours.replace(lock, "").replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION");
+        let function = function.replace("head := coalesce(head, 0);", SLOW);
         function.replace("DROP CONSTRAINT", "DROP CONSTRAINT IF EXISTS")
     });
     let constraint = "ALTER TABLE events DROP CONSTRAINT IF EXISTS events_position_key;

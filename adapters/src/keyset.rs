@@ -37,11 +37,17 @@ pub(crate) fn column(field: &str) -> Result<String> {
     Ok(format!("f_{}", name(field)?))
 }
 
-/// The columns of a field's index. The first field's carries the others, so that they are compared in the index.
+/// The columns of a field's index, by the rule of [`ModelSpec::fields`].
 pub(crate) fn index_columns(spec: &ModelSpec, place: usize, nulls: &str) -> Result<String> {
-    let mut columns = format!("{}{nulls}, key", column(spec.fields[place].name)?);
-    if place == 0 {
-        for field in &spec.fields[1..] {
+    let (own, first) = (&spec.fields[place], &spec.fields[0]);
+    let is_compared = place > 0 && own.kind == FieldKind::Text && first.kind == FieldKind::Int;
+    let mut columns = format!("{}{nulls}", column(own.name)?);
+    if is_compared {
+        columns.push_str(&format!(", {}{nulls}", column(first.name)?));
+    }
+    columns.push_str(", key");
+    if place == 0 || is_compared {
+        for field in spec.fields[1..].iter().filter(|field| field.name != own.name) {
             columns.push_str(&format!(", {}", column(field.name)?));
         }
     }
@@ -57,7 +63,7 @@ pub(crate) fn shape(spec: &ModelSpec) -> String {
     fields.collect::<Vec<_>>().join(",")
 }
 
-fn name(text: &str) -> Result<&str> {
+pub(crate) fn name(text: &str) -> Result<&str> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     if !text.is_empty() && text.len() <= 48 && text.bytes().all(plain) {
         return Ok(text);
@@ -194,6 +200,9 @@ impl<D: Dialect> Builder<D> {
 
 #[cfg(test)]
 mod tests {
+    use domain::Context;
+    use ports::Field;
+
     use super::*;
 
     #[test]
@@ -203,6 +212,24 @@ mod tests {
         assert_eq!(prefix_end("a\u{10FFFF}").as_deref(), Some("b"));
         assert_eq!(prefix_end("\u{10FFFF}"), None);
         assert_eq!(prefix_end(""), None);
+    }
+
+    #[test]
+    fn a_list_in_the_order_of_a_number_is_filtered_within_one_index() {
+        static FIELDS: [Field; 4] = [
+            Field { name: "rent", kind: FieldKind::Int },
+            Field { name: "rooms", kind: FieldKind::Int },
+            Field { name: "city", kind: FieldKind::Text },
+            Field { name: "street", kind: FieldKind::Text },
+        ];
+        let mut spec = ModelSpec { name: "flats", fold_version: 1, context: Context::Units, fields: &FIELDS };
+        let columns = |spec: &ModelSpec, place| index_columns(spec, place, " NULLS FIRST").expect("good names");
+        assert_eq!(columns(&spec, 0), "f_rent NULLS FIRST, key, f_rooms, f_city, f_street");
+        assert_eq!(columns(&spec, 1), "f_rooms NULLS FIRST, key");
+        assert_eq!(columns(&spec, 2), "f_city NULLS FIRST, f_rent NULLS FIRST, key, f_rooms, f_street");
+        spec.fields = &FIELDS[2..];
+        assert_eq!(columns(&spec, 0), "f_city NULLS FIRST, key, f_street");
+        assert_eq!(columns(&spec, 1), "f_street NULLS FIRST, key");
     }
 
     #[test]

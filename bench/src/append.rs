@@ -9,14 +9,14 @@ use uuid::Uuid;
 use xtask::servers::Postgres;
 
 use crate::bench::{Bench, Part, Round};
-use crate::drive::{Ack, Caller, Driven, audit, collect, drive};
+use crate::drive::{Ack, Caller, Driven, audit, collect, drive, fill};
 use crate::figure::{Check, Compare, Curve};
-use crate::load::Posts;
+use crate::load::{Owners, Posts};
 use crate::peers_es;
-use crate::pgbench;
+use crate::pgbench::{self, Wide};
 use crate::rig::{self, Rig};
 use crate::twin::Twins;
-use crate::workload::{Assigns, Circle, Creates, history_payloads, postgres_handler, seed_histories};
+use crate::workload::{Assigns, Circle, Creates, HISTORY, history_payloads, postgres_handler, seed_histories};
 
 pub const NAME: &str = "append";
 const LOG: &str = "units_db";
@@ -28,6 +28,8 @@ const EXISTING_QUICK: usize = 1_280;
 
 #[derive(Default)]
 pub struct Append {
+    // Before the world, in whose folder it is.
+    wide: Option<Wide>,
     world: Option<World>,
     checks: Vec<Check>,
     notes: Vec<String>,
@@ -72,6 +74,10 @@ fn post_two() -> String {
     "POST, HTTP, two command-apis, 64 callers in all".to_owned()
 }
 
+fn post_existing() -> String {
+    "POST, change of an existing aggregate (20 events), HTTP, 64 callers".to_owned()
+}
+
 fn peer(clients: usize) -> String {
     format!("postgres-es create, {}", callers(clients))
 }
@@ -95,22 +101,28 @@ impl Part for Append {
             Compare::ratio(create(8), limit(8)).at_least(0.9),
             Compare::ratio(create(64), limit(64)).at_least(4.0),
             Compare::ratio(create(MANY), limit(64)).at_least(6.0),
+            Compare::ratio(create(MANY), limit(MANY)),
             Compare::ratio(keyed(1), limit(1)),
             Compare::ratio(keyed(8), limit(8)),
             Compare::ratio(keyed(64), limit(64)).at_least(3.0),
             Compare::ratio(keyed(MANY), limit(64)),
+            Compare::ratio(keyed(MANY), limit(MANY)),
             Compare::ratio(twins(), limit(64)),
             Compare::ratio(existing(), limit(64)),
             Compare::ratio(post(1), limit(1)),
             Compare::ratio(post(8), limit(8)),
             Compare::ratio(post(64), limit(64)).at_least(2.0),
             Compare::ratio(post(MANY), limit(64)),
+            Compare::ratio(post(MANY), limit(MANY)),
             Compare::ratio(post_keyed(), limit(64)),
             Compare::ratio(post_two(), limit(64)),
+            Compare::ratio(post_existing(), limit(64)),
             Compare::ratio(create(1), peer(1)),
             Compare::ratio(create(8), peer(8)),
             Compare::ratio(create(64), peer(64)).at_least(10.0),
+            Compare::ratio(create(MANY), peer(MANY)),
             Compare::ratio(existing(), peer_existing()).at_least(15.0),
+            Compare::ratio(post_existing(), peer_existing()),
         ]
     }
 
@@ -126,8 +138,8 @@ impl Part for Append {
                 ("create, handler".to_owned(), over(&all, create)),
                 ("create with a key, handler".to_owned(), over(&all, keyed)),
                 ("POST, HTTP".to_owned(), over(&all, post)),
-                ("pgbench, 1 row a transaction".to_owned(), over(&CLIENTS, limit)),
-                ("postgres-es create".to_owned(), over(&CLIENTS, peer)),
+                ("pgbench, 1 row a transaction".to_owned(), over(&all, limit)),
+                ("postgres-es create".to_owned(), over(&all, peer)),
             ],
         }]
     }
@@ -140,13 +152,21 @@ impl Part for Append {
         let server = rig.server()?;
         let handler = bench.block(async { postgres_handler(&server) });
         let peer = bench.block(peers_es::postgres(&rig.postgres))?;
+        if !bench.quick {
+            self.wide = Some(Wide::prepare(rig.dir())?);
+            self.notes.push(format!(
+                "pgbench with {MANY} clients has a server of its own with max_connections {} and else the same settings: the \
+                 product's takes 200.",
+                pgbench::CONNECTIONS_MANY
+            ));
+        }
         self.world = Some(World { handler, peer, rig });
         Ok(())
     }
 
     fn round(&mut self, bench: &Bench, round: &mut Round<'_>) -> Result<()> {
         let world = self.world.as_ref().context("no setup")?;
-        world.round(bench, round, &mut self.checks)
+        world.round(bench, round, &mut self.checks, self.wide.as_mut())
     }
 
     fn checks(&self) -> Vec<Check> {
@@ -196,7 +216,7 @@ pub fn settings(postgres: &Postgres) -> Result<Vec<String>> {
 }
 
 impl World {
-    fn round(&self, bench: &Bench, round: &mut Round<'_>, checks: &mut Vec<Check>) -> Result<()> {
+    fn round(&self, bench: &Bench, round: &mut Round<'_>, checks: &mut Vec<Check>, wide: Option<&mut Wide>) -> Result<()> {
         let seconds = bench.run_time().as_secs();
         pgbench::refill(self.postgres(), 0)?;
         for clients in CLIENTS {
@@ -213,8 +233,14 @@ impl World {
             self.ours(bench, round, checks, post(clients), posts)?;
             self.peers(bench, round, checks, clients)?;
         }
+        if let Some(wide) = wide {
+            let (postgres, dir) = (wide.start()?, self.rig.dir());
+            round.measure(limit(MANY), "commands/s", || pgbench::insert(postgres, dir, MANY, seconds))?;
+            wide.stop()?;
+        }
         self.ours(bench, round, checks, create(MANY), self.creates(MANY, false))?;
         if !bench.quick {
+            self.peers(bench, round, checks, MANY)?;
             self.ours(bench, round, checks, keyed(MANY), self.creates(MANY, true))?;
             let posts = self.posts(bench, &[0], MANY, false)?;
             self.ours(bench, round, checks, post(MANY), posts)?;
@@ -224,7 +250,8 @@ impl World {
             self.ours(bench, round, checks, post_two(), posts)?;
         }
         self.two_processes(bench, round, checks)?;
-        self.histories(bench, round, checks)
+        self.histories(bench, round, checks)?;
+        if bench.quick { Ok(()) } else { self.histories_by_http(bench, round, checks) }
     }
 
     fn postgres(&self) -> &Postgres {
@@ -284,7 +311,7 @@ impl World {
             driven = bench.block(drive(callers, bench.run_time()));
             Ok(driven.outcome())
         })?;
-        collect(checks, audit(peer(clients), &driven, &stored(self.postgres(), peers_es::DATABASE, "true")?));
+        collect(checks, audit(peer(clients), &driven, &stored(self.postgres(), peers_es::DATABASE, "true")?).of_peer());
         Ok(())
     }
 
@@ -305,7 +332,7 @@ impl World {
     /// Changes of aggregates that have 20 events when the run begins, ours and postgres-es'.
     fn histories(&self, bench: &Bench, round: &mut Round<'_>, checks: &mut Vec<Check>) -> Result<()> {
         let aggregates = bench.size(EXISTING, EXISTING_QUICK);
-        let ids = bench.block(seed_histories(&self.handler, aggregates))?;
+        let ids = bench.block(seed_histories(&self.handler, aggregates, HISTORY))?;
         let callers = Assigns::deal(&self.handler, ids, 64);
         self.ours(bench, round, checks, existing(), callers)?;
 
@@ -319,8 +346,19 @@ impl World {
             Ok(driven.outcome())
         })?;
         let added = stored(self.postgres(), peers_es::DATABASE, "sequence > 20")?;
-        collect(checks, audit(peer_existing(), &driven, &added));
+        collect(checks, audit(peer_existing(), &driven, &added).of_peer());
         Ok(())
+    }
+
+    /// The same through HTTP. The api has had each of the aggregates once before, as the handler has that seeded its own.
+    fn histories_by_http(&self, bench: &Bench, round: &mut Round<'_>, checks: &mut Vec<Check>) -> Result<()> {
+        let ids = bench.block(seed_histories(&self.handler, EXISTING, HISTORY - 1))?;
+        let (port, token) = (self.rig.ports().first().copied().context("no command-api")?, self.rig.token()?);
+        let owners = |ids: Vec<Uuid>| bench.block(Owners::connect(port, Circle::deal(ids, 64), &token));
+        let (loading, head) = (owners(ids.clone())?, self.head()?);
+        let loaded = bench.block(fill(loading, EXISTING as u64));
+        collect(checks, audit("POST, each existing aggregate once before", &loaded, &self.stored_after(head)?));
+        self.ours(bench, round, checks, post_existing(), owners(ids)?)
     }
 }
 

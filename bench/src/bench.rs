@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use tokio::runtime::Runtime;
 
 use crate::figure::{Check, Compare, Curve, Outcome, Sample};
-use crate::quiet::{DISTURBED_ABOVE_CORES, Foreign, wait_until_quiet};
+use crate::quiet::{Foreign, Taken, wait_until_quiet};
 
 pub struct Bench {
     pub quick: bool,
@@ -57,11 +57,12 @@ pub struct Round<'a> {
     pub number: usize,
     part: &'static str,
     samples: &'a mut Vec<Sample>,
+    taken: Taken,
 }
 
 impl<'a> Round<'a> {
     pub fn new(bench: &'a Bench, part: &'static str, number: usize, samples: &'a mut Vec<Sample>) -> Self {
-        Self { bench, number, part, samples }
+        Self { bench, number, part, samples, taken: Taken::NOTHING }
     }
 
     /// Waits until the machine is quiet, runs, and keeps the figure with how much others worked meanwhile. Prepare and check
@@ -79,16 +80,23 @@ impl<'a> Round<'a> {
         if !self.bench.force {
             wait_until_quiet().with_context(|| format!("before {name:?}"))?;
         }
-        let foreign = Foreign::now();
+        let before = Foreign::now();
         let outcome = run().with_context(|| format!("{}: {name}", self.part))?;
-        self.keep(name, unit, outcome, foreign.cores_since());
+        let taken = before.since();
+        self.taken = taken;
+        self.keep(name, unit, outcome, taken);
         Ok(outcome)
     }
 
-    /// Keeps a figure that was measured beside another (the latency of a writer during a read run, say).
-    pub fn keep(&mut self, name: impl Into<String>, unit: &'static str, outcome: Outcome, foreign_cores: f64) {
+    /// What others took during the last `measure`: for figures that were taken meanwhile.
+    pub fn taken(&self) -> Taken {
+        self.taken
+    }
+
+    /// Keeps a figure that was measured beside another (the memory of a verb whose pace was measured, say).
+    pub fn keep(&mut self, name: impl Into<String>, unit: &'static str, outcome: Outcome, taken: Taken) {
         let name = name.into();
-        let mark = if foreign_cores > DISTURBED_ABOVE_CORES { " ~" } else { "" };
+        let mark = if taken.disturbs() { " ~" } else { "" };
         eprintln!(
             "bench: {} {} · {name}: {:.*} {unit}{mark}",
             self.part,
@@ -98,7 +106,7 @@ impl<'a> Round<'a> {
         );
         let Outcome { value, p50_ms, p99_ms, max_ms } = outcome;
         let (part, round) = (self.part, self.number);
-        self.samples.push(Sample { part, name, value, unit, p50_ms, p99_ms, max_ms, round, foreign_cores });
+        self.samples.push(Sample { part, name, value, unit, p50_ms, p99_ms, max_ms, round, taken });
     }
 }
 

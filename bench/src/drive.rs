@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::figure::{Check, Outcome, histogram, record};
+use crate::figure::{Check, Outcome, Things, histogram, record};
 
 /// A run begins with this much that is not measured: connections, plans, caches.
 const WARM_UP: Duration = Duration::from_millis(200);
@@ -139,7 +139,7 @@ pub fn audit(what: impl Into<String>, driven: &Driven, stored: &[Ack]) -> Check 
     if unasked > 0 {
         wrong.push(format!("{unasked} events that no command answers for"));
     }
-    Check { what: what.into(), count: driven.acks.len() as u64, wrong }
+    Check { what: what.into(), things: Things::Commands, count: driven.acks.len() as u64, wrong }
 }
 
 /// Adds a check to those of the same name of earlier rounds.

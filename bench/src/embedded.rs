@@ -226,7 +226,7 @@ impl Turn<'_, '_> {
         })?;
         let rows: u64 = connection.query_row("SELECT count(*) FROM events", [], |row| row.get(0))?;
         let wrong = if rows == done { vec![] } else { vec![format!("{rows} rows of {done}")] };
-        collect(self.checks, Check { what: LIMIT.to_owned(), count: done, wrong });
+        collect(self.checks, Check::others(LIMIT, done, wrong));
         Ok(())
     }
 
@@ -240,7 +240,7 @@ impl Turn<'_, '_> {
             pool.close().await;
             stored(&file, "true").await
         })?;
-        collect(self.checks, audit(name, &driven, &added));
+        collect(self.checks, audit(name, &driven, &added).of_peer());
         Ok(())
     }
 
@@ -250,7 +250,7 @@ impl Turn<'_, '_> {
 
     fn histories(&mut self, handler: &Handler, own_log: &Path) -> Result<()> {
         let aggregates = self.bench.size(EXISTING, EXISTING_QUICK);
-        let ids = self.bench.block(seed_histories(handler, aggregates))?;
+        let ids = self.bench.block(seed_histories(handler, aggregates, HISTORY))?;
         let callers = Assigns::deal(handler, ids, 64);
         self.ours(existing(), callers, own_log)?;
 
@@ -266,7 +266,7 @@ impl Turn<'_, '_> {
             pool.close().await;
             stored(&file, &format!("sequence > {HISTORY}")).await
         })?;
-        collect(self.checks, audit(name, &driven, &added));
+        collect(self.checks, audit(name, &driven, &added).of_peer());
         Ok(())
     }
 }

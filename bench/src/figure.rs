@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use crate::quiet::Taken;
 
 /// One measured figure of one round.
 #[derive(Clone, Debug)]
@@ -17,8 +20,8 @@ pub struct Sample {
     pub p99_ms: Option<f64>,
     pub max_ms: Option<f64>,
     pub round: usize,
-    /// Mean CPU of the processes that are not ours while it was measured, in cores.
-    pub foreign_cores: f64,
+    /// What others took of the processors while it was measured.
+    pub taken: Taken,
 }
 
 /// What one run yields; `Bench::measure` makes a `Sample` of it.
@@ -117,10 +120,21 @@ impl Compare {
     }
 }
 
+/// What a check has looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Things {
+    /// Commands that the product acknowledged; each was looked up in its log.
+    Commands,
+    /// Anything else: answers, events that were folded or copied, jobs, and what a peer acknowledged.
+    Others,
+}
+
 /// Something that must hold whatever the figures are: acknowledged events found, no errors, none twice.
 #[derive(Clone, Debug)]
 pub struct Check {
     pub what: String,
+    pub things: Things,
     /// How many things were looked at; a check of nothing proves nothing and fails.
     pub count: u64,
     /// What was found wrong; must be empty.
@@ -128,6 +142,16 @@ pub struct Check {
 }
 
 impl Check {
+    /// Of anything but acknowledged commands.
+    pub fn others(what: impl Into<String>, count: u64, wrong: Vec<String>) -> Self {
+        Self { what: what.into(), things: Things::Others, count, wrong }
+    }
+
+    /// The commands were a peer's, and so is the log.
+    pub fn of_peer(self) -> Self {
+        Self { things: Things::Others, ..self }
+    }
+
     pub fn failed(&self) -> bool {
         self.count == 0 || !self.wrong.is_empty()
     }

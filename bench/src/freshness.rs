@@ -10,8 +10,10 @@ use serde_json::json;
 use crate::bench::{Bench, Part, Round};
 use crate::figure::{Check, Compare, Outcome, Stat, histogram, record};
 use crate::product::{Product, Shelf};
+use crate::rows::number;
 use crate::tally::Tally;
-use crate::wire::{Wire, Writer};
+use crate::wire::Wire;
+use crate::writer::Writer;
 
 const UNITS: usize = 1_000;
 const PACES: [u64; 2] = [0, 500];
@@ -32,18 +34,18 @@ const TIME_MAX: Duration = Duration::from_secs(90);
 static AREAS: AtomicU64 = AtomicU64::new(0);
 
 const SEEN: &str = "commands seen by a GET within two seconds";
-const WRITTEN: &str = "commands beside them acknowledged, at their pace";
-/// There is no switch for hints: without Redis there are none, and every follower polls.
-const POLLING: &str = "acknowledged -> visible, polling alone (Redis stopped), 0 commands/s";
+const WRITTEN: &str = "commands beside them, at their pace and in the log";
 
 pub struct Freshness {
     shelf: Shelf,
+    /// In the store: as many as the parts before have made, where others run.
+    units: usize,
     tally: Tally,
 }
 
 impl Freshness {
     pub fn new(shelf: Shelf) -> Self {
-        Self { shelf, tally: Tally::default() }
+        Self { shelf, units: 0, tally: Tally::default() }
     }
 
     fn measure(&mut self, bench: &Bench, round: &mut Round<'_>, product: &mut Product) -> Result<()> {
@@ -52,13 +54,16 @@ impl Freshness {
             let token = bench.block(product.token())?;
             let writer = match pace {
                 0 => None,
-                _ => Some(bench.block(beside(product, &token, pace))?),
+                _ => {
+                    let ids = &product.portfolio.ids;
+                    Some(Writer::start(bench, product, &token, &ids[APART..APART + UNITS], pace)?)
+                }
             };
             let mut watched = Watched::default();
-            let taken = round.measure(name(pace), "ms", || bench.block(follow(product, &token, enough, &mut watched)));
+            let name = name(pace, self.units);
+            let taken = round.measure(name, "ms", || bench.block(follow(product, &token, enough, &mut watched)));
             if let Some(writer) = writer {
-                let (rate, wrong) = bench.block(writer.stop());
-                self.tally.add(WRITTEN, rate as u64, wrong);
+                self.tally.collect(writer.stop(bench, product, WRITTEN)?);
             }
             taken?;
             self.tally.add(SEEN, watched.seen, watched.missed);
@@ -68,7 +73,7 @@ impl Freshness {
         // The product notices that Redis is away; what was cached in process stays.
         std::thread::sleep(Duration::from_secs(1));
         let mut watched = Watched::default();
-        let taken = round.measure(POLLING, "ms", || bench.block(follow(product, &token, enough, &mut watched)));
+        let taken = round.measure(polling(self.units), "ms", || bench.block(follow(product, &token, enough, &mut watched)));
         product.stack.redis.start_again()?;
         taken?;
         self.tally.add(SEEN, watched.seen, watched.missed);
@@ -91,15 +96,13 @@ struct Watched {
     missed: Vec<String>,
 }
 
-fn name(pace: u64) -> String {
-    format!("acknowledged -> visible, {pace} commands/s")
+fn name(pace: u64, units: usize) -> String {
+    format!("acknowledged -> visible, {pace} commands/s, {} units", number(units as f64))
 }
 
-async fn beside(product: &Product, token: &str, pace: u64) -> Result<Writer> {
-    let units: Vec<String> = product.portfolio.ids.iter().skip(APART).take(UNITS).map(ToString::to_string).collect();
-    let writer = Writer::start(product.role_port("command-api")?, token, &units, pace);
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    Ok(writer)
+/// There is no switch for hints: without Redis there are none, and every follower polls.
+fn polling(units: usize) -> String {
+    format!("acknowledged -> visible, polling alone (Redis stopped), 0 commands/s, {} units", number(units as f64))
 }
 
 /// One command after the other, each watched until the list of its house shows it.
@@ -157,13 +160,14 @@ impl Part for Freshness {
 
     fn compares(&self) -> Vec<Compare> {
         let mut compares: Vec<Compare> =
-            PACES.iter().map(|pace| Compare::bound(name(*pace), Stat::P99).at_most(25.0)).collect();
-        compares.push(Compare::ratio(name(0), POLLING));
+            PACES.iter().map(|pace| Compare::bound(name(*pace, self.units), Stat::P99).at_most(25.0)).collect();
+        compares.push(Compare::ratio(name(0, self.units), polling(self.units)));
         compares
     }
 
     fn setup(&mut self, bench: &Bench) -> Result<()> {
-        self.shelf.with(bench, UNITS + APART, |_| Ok(()))
+        self.units = self.shelf.with(bench, UNITS + APART, |product| Ok(product.portfolio.units()))?;
+        Ok(())
     }
 
     fn round(&mut self, bench: &Bench, round: &mut Round<'_>) -> Result<()> {

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use uuid::Uuid;
 
 use crate::drive::{Ack, Caller};
-use crate::workload::registration_body;
+use crate::workload::{Circle, assignment_body, registration_body};
 
 /// One connection to a loopback port, kept alive.
 pub struct Client {
@@ -113,6 +113,40 @@ impl Caller for Posts {
         }
         let created: Created = serde_json::from_slice(&answer.body).map_err(|error| error.to_string())?;
         Ok(Ack { aggregate: created.id, marker })
+    }
+}
+
+/// Names the owners of one property after the other by POST, in a circle that it shares with no other caller.
+pub struct Owners {
+    client: Client,
+    token: String,
+    ids: Circle,
+}
+
+impl Owners {
+    /// One for each circle, each with a connection.
+    ///
+    /// # Errors
+    /// When nobody answers there.
+    pub async fn connect(port: u16, circles: Vec<Circle>, token: &str) -> Result<Vec<Self>> {
+        let mut owners = Vec::with_capacity(circles.len());
+        for ids in circles {
+            owners.push(Self { client: Client::connect(port).await?, token: token.to_owned(), ids });
+        }
+        Ok(owners)
+    }
+}
+
+impl Caller for Owners {
+    async fn call(&mut self) -> Result<Ack, String> {
+        let ack = Ack { aggregate: self.ids.next(), marker: Uuid::now_v7() };
+        let (path, body) = (format!("/properties/{}/owners", ack.aggregate), assignment_body(ack.marker).to_string());
+        let answer = self.client.post(&path, &self.token, None, Bytes::from(body)).await;
+        let answer = answer.map_err(|error| format!("{error:#}"))?;
+        match answer.status {
+            StatusCode::OK => Ok(ack),
+            status => Err(format!("{status} {}", String::from_utf8_lossy(&answer.body))),
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod figure;
 mod follow;
 mod freshness;
 mod growth;
+mod import;
 mod jobs;
 mod load;
 mod machine;
@@ -33,6 +34,7 @@ mod twin;
 mod verb;
 mod wire;
 mod workload;
+mod writer;
 mod wrk;
 
 use std::path::PathBuf;
@@ -143,7 +145,7 @@ fn run(cli: &Cli) -> Result<bool> {
         let part = run_part(&bench, part, &mut samples);
         eprintln!("bench: {} took {:.1} min", part.name, began.elapsed().as_secs_f64() / 60.0);
         if !cli.json {
-            rows::print(&part, &samples);
+            rows::print(&part, &samples, rounds);
         }
         finished.push(part);
         // After each part: a run that is cut off has reported what it has measured.

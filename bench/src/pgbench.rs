@@ -3,10 +3,14 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Signal;
 use uuid::Uuid;
-use xtask::servers::{POSTGRES_OWNER, Postgres};
+use xtask::net::random_password;
+use xtask::process::{Account, Program};
+use xtask::servers::{POSTGRES_OWNER, Postgres, Server};
 
 use crate::figure::{Outcome, histogram, record};
 use crate::workload::history_payloads;
@@ -18,7 +22,13 @@ const SAMPLED: &str = "0.1";
 /// Its clock begins before it has connected, although its rate does not count that: it gets so much longer, and more if that
 /// was not enough.
 const CONNECTING: [u64; 3] = [1, 5, 20];
+/// More do not connect within the first of these.
+const SOON_CONNECTED: usize = 64;
 const DATABASE: &str = "bench_limit";
+/// What a server for many takes; the product's takes 200, of which it needs a few.
+pub const CONNECTIONS_MANY: usize = 300;
+const READY_WITHIN: Duration = Duration::from_secs(30);
+const STOPS_WITHIN: Duration = Duration::from_secs(20);
 
 /// postgres-es' table, as its init.sql has it.
 pub const EVENTS_TABLE: &str = "CREATE TABLE events
@@ -82,7 +92,7 @@ pub fn refill(postgres: &Postgres, rows: u64) -> Result<()> {
 /// # Errors
 /// When pgbench fails, or one of its transactions does, or a row is missing afterwards.
 pub fn insert(postgres: &Postgres, dir: &Path, clients: usize, seconds: u64) -> Result<Outcome> {
-    for connecting in CONNECTING {
+    for connecting in CONNECTING.into_iter().skip(usize::from(clients > SOON_CONNECTED)) {
         if let Some(outcome) = attempt(postgres, dir, clients, seconds + connecting, seconds)? {
             return Ok(outcome);
         }
@@ -137,16 +147,81 @@ fn latencies(folder: &Path) -> Result<Outcome> {
         if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("log.")) {
             for line in fs::read_to_string(&path)?.lines() {
                 let us: u64 = line.split(' ').nth(2).and_then(|us| us.parse().ok()).context("pgbench's log")?;
-                record(&mut found, std::time::Duration::from_micros(us));
+                record(&mut found, Duration::from_micros(us));
             }
         }
     }
     Ok(Outcome::latencies(&found))
 }
 
+/// A server with the same settings for more clients than the others take connections. It runs only while it is measured, so that it
+/// takes nothing from what is measured before and after.
+pub struct Wide {
+    // Dropped in this order; the second has made the data and has stopped.
+    server: Server,
+    postgres: Postgres,
+}
+
+impl Wide {
+    /// Makes its data in a folder of its own there, and the table.
+    ///
+    /// # Errors
+    /// When Postgres does not come up.
+    pub fn prepare(dir: &Path) -> Result<Self> {
+        let dir = dir.join("postgres-wide");
+        let mut postgres = Postgres::start(&dir, &random_password()?)?;
+        prepare(&postgres)?;
+        let pid = postgres.pid().context("Postgres does not run")?;
+        let args = widened(&fs::read_to_string(format!("/proc/{pid}/cmdline"))?)?;
+        postgres.stop()?;
+        let program = Program::new("postgres for many", postgres.bin_dir().join("postgres"), dir.join("wide.log"))
+            .args(args)
+            .clean_env()
+            .dir(&dir)
+            .account(Account::to_drop_to("postgres"))
+            .death_signal("INT");
+        Ok(Self { server: Server::new(program, postgres.port(), Signal::INT, STOPS_WITHIN), postgres })
+    }
+
+    /// Starts it, with an empty table.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start(&mut self) -> Result<&Postgres> {
+        let postgres = &self.postgres;
+        self.server.start_until(READY_WITHIN, |_| Ok(postgres.sql("postgres", "SELECT 1").is_ok()))?;
+        refill(postgres, 0)?;
+        postgres.sql("postgres", "CHECKPOINT")?;
+        Ok(postgres)
+    }
+
+    /// # Errors
+    /// When something of it survives.
+    pub fn stop(&mut self) -> Result<()> {
+        self.server.stop().map(drop)
+    }
+}
+
+/// The arguments of a running server, but for the number of its connections.
+fn widened(command_line: &str) -> Result<Vec<String>> {
+    let mut args: Vec<String> = command_line.split_terminator('\0').skip(1).map(str::to_owned).collect();
+    let most = args.iter_mut().find(|arg| arg.starts_with("max_connections="));
+    *most.with_context(|| format!("how many connections? {command_line:?}"))? =
+        format!("max_connections={CONNECTIONS_MANY}");
+    Ok(args)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wider_server_differs_in_its_connections_only() {
+        let line = "/usr/bin/postgres\0-D\0/data\0-c\0max_connections=200\0-c\0fsync=on\0";
+        let args = widened(line).expect("has a number of connections");
+        assert_eq!(args, ["-D", "/data", "-c", "max_connections=300", "-c", "fsync=on"]);
+        assert!(widened("/usr/bin/postgres\0-D\0/data\0").is_err());
+    }
 
     #[test]
     fn the_payload_is_json_of_the_length_it_shall_have_and_has_no_variables() {

@@ -150,6 +150,7 @@ mod tests {
             rounds: vec![],
             disturbed: false,
             foreign_cores: 0.0,
+            stolen_cores: 0.0,
         };
         let points = vec![(1.0, "a".to_owned()), (64.0, "b".to_owned()), (256.0, "never measured".to_owned())];
         let series = vec![("ours".to_owned(), points)];

@@ -1,5 +1,5 @@
-//! The product as several parts need it: the native distributed stack with its default middleware, a portfolio of units made
-//! through the command handler, and a writer at a steady pace.
+//! The product as several parts need it: the native distributed stack with its default middleware, and a portfolio of units made
+//! through the command handler.
 //!
 //! Nginx' limits for one address are raised, because all load comes from one; nothing else differs from the defaults.
 

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use uuid::Uuid;
 use xtask::net::free_port;
 use xtask::process::Program;
 use xtask::servers::Server;
@@ -21,7 +22,8 @@ use crate::figure::{Check, Compare, Curve, Stat};
 use crate::peers::{Bodies, Peers, venv};
 use crate::product::{self, Product, Shelf};
 use crate::tally::Tally;
-use crate::wire::{Wire, Writer};
+use crate::wire::Wire;
+use crate::writer::Writer;
 use crate::wrk::{self, Counted, Load};
 
 const SMALL: usize = 1_000;
@@ -37,7 +39,7 @@ const POLLING_SLACK: u64 = 20;
 const ANSWERED: &str = "wrk: no answer of 400 and more, no socket error";
 const SIZES: &str = "answers as long as they must be";
 const SOURCES: &str = "answers from the tier that the figure names";
-const WRITTEN: &str = "commands beside the reads acknowledged, at their pace";
+const WRITTEN: &str = "commands beside the reads, at their pace and in the log";
 const UNTOUCHED: &str = "hits and 304s that Postgres was not asked for (transactions in views_db above idle polling)";
 
 /// What is read.
@@ -68,7 +70,7 @@ struct Ready {
     list_2: Target,
     document_2: Target,
     /// The units on the list of 20 KB.
-    listed: Vec<String>,
+    listed: Vec<Uuid>,
 }
 
 pub struct Read {
@@ -186,7 +188,7 @@ impl Read {
             let document_2 = document_of(product, &mut wire, &token).await?;
             let body: Value = serde_json::from_slice(&list_20.body)?;
             let rows = body["data"].as_array().context("no rows")?;
-            let listed: Vec<String> = rows.iter().filter_map(|row| row["unit_id"].as_str().map(str::to_owned)).collect();
+            let listed: Vec<Uuid> = rows.iter().filter_map(|row| row["unit_id"].as_str()?.parse().ok()).collect();
             anyhow::Ok((list_20, list_2, document_2, listed))
         })?;
         for target in [&list_20, &list_2, &document_2] {
@@ -219,22 +221,17 @@ impl Read {
         let token = bench.block(product.token())?;
         ready.document_2.token = Some(token.clone());
         for connections in self.connections.clone() {
-            bench.block(refresh(product.role_port("query-1")?, [&mut ready.list_20, &mut ready.list_2]))?;
+            let direct = product.role_port("query-1")?;
+            bench.block(refresh(direct, [&mut ready.list_20, &mut ready.list_2, &mut ready.document_2]))?;
             self.beside(round, product, ready, connections, &ready.list_20, bench)?;
             self.beside(round, product, ready, connections, &ready.list_2, bench)?;
-            let direct = product.role_port("query-1")?;
-            let document = &ready.document_2;
-            bench.block(warm(direct, document))?;
-            let (name, expect) = (figure(document, "hit", connections), Expect::Body(document.body.len()));
-            self.at_replica(round, name, &document.load(direct, connections), expect, "hit_memory")?;
+            self.document(round, product, &ready.document_2, connections, bench)?;
             if !bench.quick {
-                self.run(
-                    round,
-                    figure(document, "Nginx", connections),
-                    &document.load(product.stack.nginx.port(), connections),
-                    expect,
-                )?;
-                self.misses(round, ready, connections, direct)?;
+                let (list, document) = (&ready.list_20, &ready.document_2);
+                let each = format!("path = '{}&min_price=' .. ({} + n)", list.path, self.fresh);
+                self.miss(round, list, connections, direct, each, Expect::Any)?;
+                let each = every_calendar(&document.path, self.fresh);
+                self.miss(round, document, connections, direct, each, Expect::Body(document.body.len()))?;
             }
             self.beside_writes(bench, round, product, ready, connections, &token)?;
         }
@@ -278,6 +275,10 @@ impl Read {
             self.at_replica(round, named("304"), &load, Expect::Head, "hit_memory")?;
         }
         self.run(round, named("Nginx"), &target.load(nginx, connections), expect)?;
+        if target.peer == "body-20" && !bench.quick {
+            let load = target.load(nginx, connections).header("If-None-Match", &target.etag);
+            self.run(round, named("304 through Nginx"), &load, Expect::Head)?;
+        }
         self.run(round, named("nginx static"), &peer(front, format!("/{}.json", target.peer)), expect)?;
         if !bench.quick {
             self.run(round, named("nginx, axum constant"), &peer(front, format!("/constant/{}", target.peer)), expect)?;
@@ -290,14 +291,45 @@ impl Read {
         Ok(())
     }
 
-    /// Lists of 20 KB that nobody asked for before.
-    fn misses(&mut self, round: &mut Round<'_>, ready: &Ready, connections: u32, port: u16) -> Result<()> {
-        let target = &ready.list_20;
-        let load = Load {
-            each: Some(format!("path = '{}&min_price=' .. ({} + n)", target.path, self.fresh)),
-            ..Load::of(port, &target.path, connections)
-        };
-        let counted = self.at_replica(round, figure(target, "miss", connections), &load, Expect::Any, "miss")?;
+    /// The document, which only who shows a token may see: Nginx keeps none, so a replica answers every time.
+    fn document(
+        &mut self,
+        round: &mut Round<'_>,
+        product: &Product,
+        document: &Target,
+        connections: u32,
+        bench: &Bench,
+    ) -> Result<()> {
+        let (direct, nginx) = (product.role_port("query-1")?, product.stack.nginx.port());
+        bench.block(async {
+            warm(direct, document).await?;
+            warm(product.role_port("query-2")?, document).await
+        })?;
+        let named = |what: &str| figure(document, what, connections);
+        let known = |port: u16| document.load(port, connections).header("If-None-Match", &document.etag);
+        let expect = Expect::Body(document.body.len());
+        self.at_replica(round, named("hit"), &document.load(direct, connections), expect, "hit_memory")?;
+        if bench.quick {
+            return Ok(());
+        }
+        self.at_replica(round, named("304"), &known(direct), Expect::Head, "hit_memory")?;
+        self.run(round, named("Nginx"), &document.load(nginx, connections), expect)?;
+        self.run(round, named("304 through Nginx"), &known(nginx), Expect::Head)?;
+        Ok(())
+    }
+
+    /// What nobody asked for before: the Lua makes another address of it each time.
+    fn miss(
+        &mut self,
+        round: &mut Round<'_>,
+        target: &Target,
+        connections: u32,
+        port: u16,
+        each: String,
+        expect: Expect,
+    ) -> Result<()> {
+        let load = Load { each: Some(each), ..target.load(port, connections) };
+        let counted = self.at_replica(round, figure(target, "miss", connections), &load, expect, "miss")?;
         self.fresh += counted.requests + 1_000;
         Ok(())
     }
@@ -317,15 +349,10 @@ impl Read {
             ports.push(("Nginx, 200 commands/s", product.stack.nginx.port()));
         }
         for (what, port) in ports {
-            let writer = bench.block(async {
-                let writer = Writer::start(product.role_port("command-api")?, token, &ready.listed, WRITES);
-                tokio::time::sleep(Duration::from_millis(300)).await;
-                anyhow::Ok(writer)
-            })?;
+            let writer = Writer::start(bench, product, token, &ready.listed, WRITES)?;
             // Areas have one digit more or less than before.
             let ran = self.run(round, figure(target, what, connections), &target.load(port, connections), Expect::Any);
-            let (rate, wrong) = bench.block(writer.stop());
-            self.tally.add(WRITTEN, rate as u64, wrong);
+            self.tally.collect(writer.stop(bench, product, WRITTEN)?);
             ran?;
         }
         Ok(())
@@ -406,11 +433,21 @@ async fn warm(port: u16, target: &Target) -> Result<()> {
     Ok(())
 }
 
+/// The Lua of a calendar within other days each time: from one of 6,720 long past to one of as many to come, so that all holds are
+/// on it.
+fn every_calendar(path: &str, fresh: u64) -> String {
+    format!(
+        "local at = {fresh} + n\n local floor = math.floor\n local function day(year, k)\n \
+         return string.format('%d-%02d-%02d', year + k % 20, floor(k / 20) % 12 + 1, floor(k / 240) % 28 + 1)\n end\n \
+         path = '{path}?from=' .. day(2000, at) .. '&to=' .. day(2060, floor(at / 6720))"
+    )
+}
+
 /// The writes before have changed the lists: another tag, and some digits more or less.
-async fn refresh(port: u16, targets: [&mut Target; 2]) -> Result<()> {
+async fn refresh(port: u16, targets: [&mut Target; 3]) -> Result<()> {
     let mut wire = Wire::to(port).await?;
     for target in targets {
-        let answer = wire.get(&target.path, None).await?.expect(200)?;
+        let answer = wire.get(&target.path, target.token.as_deref()).await?.expect(200)?;
         target.etag = answer.header("etag").context("no ETag")?.to_owned();
         target.body = answer.body;
     }
@@ -533,8 +570,12 @@ impl Part for Read {
             }
             compares.push(aim(ratio("2 KB document", "hit", "2 KB list", "axum constant"), 0.95));
             compares.push(ratio("2 KB document", "hit", "2 KB list", "axum + Redis"));
+            compares.push(ratio("2 KB document", "miss", "2 KB list", "axum constant"));
+            compares.push(ratio("2 KB document", "304", "2 KB list", "axum constant"));
             compares.push(ratio("2 KB document", "Nginx", "2 KB list", "seed"));
+            compares.push(ratio("2 KB document", "304 through Nginx", "2 KB list", "seed"));
             compares.push(aim(ratio("20 KB list", "304", "20 KB list", "axum constant"), 1.25));
+            compares.push(ratio("20 KB list", "304 through Nginx", "20 KB list", "seed"));
             compares.push(aim(ratio("20 KB list", "hit, 200 commands/s", "20 KB list", "hit"), 0.8));
             compares.push(aim(ratio("20 KB list", "Nginx, 200 commands/s", "20 KB list", "Nginx"), 0.8));
         }

@@ -1,6 +1,7 @@
 //! Rebuilding: from the log to a complete, compared and switched view by what `casitas projections rebuild` runs, in one part
 //! and in two, beside the plain export of the same rows and cqrs-es' replay of them. Also what a projector does that begins at 0
-//! in an empty view store, the bare reading and folding without a store, and the verb as a process, with the memory it takes.
+//! in an empty view store, the bare reading and folding without a store, and the verb as a process, with the memory it takes. And
+//! the way back: the same log imported from an export (import.rs).
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -31,6 +32,7 @@ use xtask::servers::{POSTGRES_OWNER, Postgres, Redis};
 
 use crate::bench::{Bench, Part, Round};
 use crate::figure::{Check, Compare, Curve, Outcome, Stat};
+use crate::import::{self, Import};
 use crate::portfolio::{Portfolio, change_many};
 use crate::product::chained;
 use crate::rows::number;
@@ -76,7 +78,8 @@ struct Lab {
 }
 
 /// What `casitas secrets init` made.
-struct Secrets(PathBuf);
+#[derive(Clone)]
+pub struct Secrets(PathBuf);
 
 impl Secrets {
     fn make(binary: &Path, folder: &Path) -> Result<Self> {
@@ -85,24 +88,30 @@ impl Secrets {
         Ok(Self(at))
     }
 
-    fn of(&self, name: &str) -> Result<String> {
+    pub fn of(&self, name: &str) -> Result<String> {
         let secret = fs::read_to_string(self.0.join(name)).with_context(|| format!("no secret {name}"))?;
         Ok(secret.trim().to_owned())
     }
 
-    fn roles(&self) -> Result<RolePasswords> {
+    pub fn folder(&self) -> String {
+        text(&self.0)
+    }
+
+    pub fn roles(&self) -> Result<RolePasswords> {
         let [command, query, projector, worker] = ["command", "query", "projector", "worker"];
         let of = |role: &str| self.of(&format!("db_{role}"));
         Ok(RolePasswords { command: of(command)?, query: of(query)?, projector: of(projector)?, worker: of(worker)? })
     }
 
-    fn server(&self, postgres: &Postgres, user: &str) -> Result<PostgresServer> {
+    pub fn server(&self, postgres: &Postgres, user: &str) -> Result<PostgresServer> {
         let secret = if user == POSTGRES_OWNER { "postgres_password" } else { "db_projector" };
         PostgresServer::new(&postgres.address(), user, &self.of(secret)?).map_err(chained)
     }
 }
 
 pub struct Rebuild {
+    // Before the lab, whose folder it is in.
+    import: Option<Import>,
     lab: Option<Lab>,
     sizes: Vec<usize>,
     tally: Tally,
@@ -110,7 +119,7 @@ pub struct Rebuild {
 
 impl Rebuild {
     pub fn new() -> Self {
-        Self { lab: None, sizes: vec![100_000, 1_000_000], tally: Tally::default() }
+        Self { import: None, lab: None, sizes: vec![100_000, 1_000_000], tally: Tally::default() }
     }
 
     fn measure(&mut self, bench: &Bench, round: &mut Round<'_>) -> Result<()> {
@@ -143,7 +152,8 @@ impl Rebuild {
         round.measure(replay(size), "events/s", || bench.block(lab.replay(&mut replayed)))?;
         let units = lab.of_units()?;
         self.tally.add(COUNTED, replayed, (replayed != units).then(|| format!("{replayed} of {units} replayed")));
-        self.measure_verb(bench, round, size)
+        self.measure_verb(bench, round, size)?;
+        self.measure_import(bench, round, size)
     }
 
     /// The process that an operator starts: its pace with all that starting takes, and its memory.
@@ -160,11 +170,24 @@ impl Rebuild {
                 Ok(Outcome::plain(events as f64 / ran.took.as_secs_f64()))
             })?;
             let ran = ran.context("it ran")?;
-            round.keep(memory(model, parts, size), "MB", Outcome::plain(megabytes(ran.peak_bytes)), 0.0);
+            let taken = round.taken();
+            round.keep(memory(model, parts, size), "MB", Outcome::plain(megabytes(ran.peak_bytes)), taken);
             let switched = ran.result["result"] == "switched" && ran.result["events"] == units;
             self.tally.add(COUNTED, units, (!switched).then(|| format!("the verb said {}", ran.result)));
         }
         Ok(())
+    }
+
+    /// The log's export into an empty log elsewhere, beside `psql COPY` of the same rows.
+    fn measure_import(&mut self, bench: &Bench, round: &mut Round<'_>, size: usize) -> Result<()> {
+        if size > SMALL_MAX {
+            return Ok(());
+        }
+        let lab = self.lab.as_ref().context("setup comes first")?;
+        let import = self.import.as_mut().context("setup comes first")?;
+        let events = bench.block(lab.head())?;
+        import.write_out(&lab.postgres, events, |file| lab.casitas(bench, &["events", "export", file, "--without-keys"]))?;
+        import.measure(bench, round, size, &mut self.tally)
     }
 
     /// Commands until the log has so many events, and a checkpoint and statistics after it as a store at rest has them.
@@ -299,16 +322,20 @@ impl Lab {
     }
 
     fn verb(&self, bench: &Bench, model: &dyn ReadModel, parts: u32) -> Result<verb::Ran> {
-        let at = |name: &str| self.folder.path().join(name);
         let args = ["projections", "rebuild", model.spec().name, "--parallel", &parts.to_string(), "--json"];
-        let program = Program::new("casitas projections rebuild", &bench.binary, at("verb.log"))
+        verb::run(&self.casitas(bench, &args), WITHIN)
+    }
+
+    /// An operator's verb on this system.
+    fn casitas(&self, bench: &Bench, args: &[&str]) -> Program {
+        let at = |name: &str| self.folder.path().join(name);
+        Program::new(format!("casitas {}", args[..2].join(" ")), &bench.binary, at("verb.log"))
             .args(args)
             .dir(self.folder.path())
             .env("CASITAS_POSTGRES", self.postgres.address())
             .env("CASITAS_REDIS", self.redis.address())
-            .env("CASITAS_SECRETS_DIR", text(&self.secrets.0))
-            .env("CASITAS_ARTIFACTS_DIR", text(&at("artifacts")));
-        verb::run(&program, WITHIN)
+            .env("CASITAS_SECRETS_DIR", self.secrets.folder())
+            .env("CASITAS_ARTIFACTS_DIR", text(&at("artifacts")))
     }
 
     /// Reading, opening and folding into rows in memory; nothing is stored.
@@ -386,7 +413,7 @@ impl<A: Aggregate> Query<A> for Counter {
     }
 }
 
-fn text(path: &Path) -> String {
+pub fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
@@ -441,15 +468,18 @@ impl Part for Rebuild {
                 compares.push(Compare::bound(memory(model, parts, events), Stat::Value).at_most(VERB_MB_MAX));
                 compares.push(Compare::ratio(by_verb(model, parts, events), copied(events)));
             }
+            compares.push(Compare::ratio(by_verb(model, PARTS[1], events), by_verb(model, PARTS[0], events)));
             for model in models(events) {
                 for (parts, least) in [(PARTS[0], 0.75), (PARTS[1], 1.1)] {
                     compares.push(Compare::ratio(rebuilt(model, parts, events), copied(events)).at_least(least));
                 }
+                compares.push(Compare::ratio(rebuilt(model, PARTS[1], events), rebuilt(model, PARTS[0], events)));
                 compares.push(Compare::ratio(rebuilt(model, PARTS[0], events), replay(events)).at_least(3.8));
                 compares.push(Compare::ratio(full(model, events), copied(events)));
                 compares.push(Compare::ratio(bare(model, events), copied(events)));
                 compares.push(Compare::ratio(bare(model, events), replay(events)));
             }
+            compares.push(Compare::ratio(import::imported(events), import::copied(events)).at_least(0.8));
         }
         compares
     }
@@ -485,6 +515,9 @@ impl Part for Rebuild {
         let [model, _] = MODELS;
         let events = bench.block(lab.head())?;
         bench.block(lab.project(model, &lab.views, events))?;
+        if self.sizes.iter().any(|size| *size <= SMALL_MAX) {
+            self.import = Some(Import::start(bench, lab.folder.path(), &lab.secrets)?);
+        }
         self.lab = Some(lab);
         let first = self.sizes[0];
         self.grow(bench, first)
@@ -514,6 +547,10 @@ impl Part for Rebuild {
             "QueryReplay reads the units' events only (it knows one aggregate), and its rate is of those".to_owned(),
             "the verb is `casitas projections rebuild` as a process, from its start to its end; its memory is the high-water mark \
              of its resident set, the program's own pages included"
+                .to_owned(),
+            "the import is `casitas events import` as a process, of a native export of the same log (plain lines of JSON, which it \
+             checks whole before it writes) into the empty log of another server; psql COPY FROM has the rows' text, and a table with \
+             the log's columns, constraints and indexes there; what both leave is compared with the log, row by row's hash"
                 .to_owned(),
         ];
         if self.sizes.iter().any(|size| *size > SMALL_MAX) {

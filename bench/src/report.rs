@@ -7,10 +7,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use crate::figure::Sample;
+use crate::figure::{Check, Sample, Things};
 use crate::machine::Machine;
 use crate::plot;
-use crate::rows::{FIGURE_HEADER, Figure, Finished, ROW_HEADER, Row, cells, figure_cells, figures, rows};
+use crate::rows::{FIGURE_HEADER, Figure, Finished, ROW_HEADER, Row, cells, figure_cells, figures, looked_at, rows};
 
 /// A whole run.
 pub struct Run<'a> {
@@ -26,9 +26,10 @@ pub struct Run<'a> {
 impl Run<'_> {
     pub fn json(&self) -> Value {
         let parts: Vec<Value> = self.parts.iter().map(|part| self.part_json(part)).collect();
+        let (commands, others) = looked_at(self.parts.iter().flat_map(|part| &part.checks));
         json!({
             "command": self.command, "quick": self.quick, "rounds": self.rounds, "date": self.date,
-            "machine": self.machine, "parts": parts,
+            "machine": self.machine, "commands_looked_up": commands, "others_checked": others, "parts": parts,
         })
     }
 
@@ -41,11 +42,13 @@ impl Run<'_> {
     }
 
     fn part_json(&self, part: &Finished) -> Value {
-        let checks: Vec<Value> = part
-            .checks
-            .iter()
-            .map(|check| json!({"what": check.what, "count": check.count, "wrong": check.wrong, "failed": check.failed()}))
-            .collect();
+        let check = |check: &Check| {
+            json!({
+                "what": check.what, "things": check.things, "count": check.count, "wrong": check.wrong,
+                "failed": check.failed(),
+            })
+        };
+        let checks: Vec<Value> = part.checks.iter().map(check).collect();
         json!({
             "part": part.name, "ratios": self.rows(part), "figures": self.figures(part), "checks": checks,
             "notes": part.notes, "failure": part.failure,
@@ -74,12 +77,14 @@ impl Run<'_> {
         let met = all.iter().filter(|row| row.met == Some(true)).count();
         let disturbed = figures(self.samples).iter().filter(|figure| figure.disturbed).count();
         let checks: Vec<_> = self.parts.iter().flat_map(|part| &part.checks).collect();
-        let looked: u64 = checks.iter().map(|check| check.count).sum();
+        let (commands, others) = looked_at(checks.iter().copied());
         let failed = checks.iter().filter(|check| check.failed()).count();
         let mut page = format!(
-            "# Benchmarks\n\nMade by `{}` on {}; every figure is the median of {} round{}, every ratio the median of the \
-             rounds' ratios, ours and the other measured in turn in the same round. {met} of {judged} targets met. {looked} \
-             acknowledged things were looked up afterwards in {} checks; {failed} failed.{}\n\n",
+            "# Benchmarks\n\nMade by `{}` on {}; every figure is the median of {} sample{}, or of as many as stand beside it; \
+             every ratio is the median of the ratios of samples that were taken side by side, ours and the other in turn in the \
+             same round. {met} of {judged} targets met. {commands} acknowledged commands were looked up in the log afterwards, \
+             and {others} other things checked (answers, events folded and copied, jobs, what the peers acknowledged), in {} \
+             checks; {failed} failed.{}\n\n",
             self.command,
             self.date,
             self.rounds,
@@ -88,8 +93,11 @@ impl Run<'_> {
             if self.quick { " A quick run: short, small, one round." } else { "" },
         );
         if disturbed > 0 {
-            let _ =
-                writeln!(page, "**{disturbed} figures were taken while other programs worked (`~`): do not trust them.**\n");
+            let _ = writeln!(
+                page,
+                "**{disturbed} figures were taken while other programs worked, or the host's other machines (`~`): do not trust \
+                 them.**\n"
+            );
         }
         let _ = writeln!(page, "| machine | |\n|---|---|");
         for (what, value) in machine.lines() {
@@ -104,7 +112,7 @@ impl Run<'_> {
                 "---|".repeat(ROW_HEADER.len())
             );
             for row in targets {
-                let _ = writeln!(page, "| {} | {} |", row.part, cells(row).map(|cell| escape(&cell)).join(" | "));
+                let _ = writeln!(page, "| {} | {} |", row.part, self.row_cells(row));
             }
         }
         page
@@ -130,13 +138,13 @@ impl Run<'_> {
         if !ratios.is_empty() {
             let _ = writeln!(page, "| {} |\n|{}", ROW_HEADER.join(" | "), "---|".repeat(ROW_HEADER.len()));
             for row in &ratios {
-                let _ = writeln!(page, "| {} |", cells(row).map(|cell| escape(&cell)).join(" | "));
+                let _ = writeln!(page, "| {} |", self.row_cells(row));
             }
             page.push('\n');
         }
         let _ = writeln!(page, "| {} |\n|{}", FIGURE_HEADER.join(" | "), "---|".repeat(FIGURE_HEADER.len()));
         for figure in self.figures(part) {
-            let _ = writeln!(page, "| {} |", figure_cells(&figure).map(|cell| escape(&cell)).join(" | "));
+            let _ = writeln!(page, "| {} |", figure_cells(&figure, self.rounds).map(|cell| escape(&cell)).join(" | "));
         }
         if !part.notes.is_empty() {
             page.push('\n');
@@ -144,12 +152,20 @@ impl Run<'_> {
         for note in &part.notes {
             let _ = writeln!(page, "- {note}");
         }
-        let _ = writeln!(page, "\n| checked afterwards | looked at | wrong |\n|---|---|---|");
+        let _ = writeln!(page, "\n| checked afterwards | commands in the log | other things | wrong |\n|---|---|---|---|");
         for check in &part.checks {
             let wrong = if check.wrong.is_empty() { "0".to_owned() } else { check.wrong.join("; ") };
-            let _ = writeln!(page, "| {} | {} | {} |", escape(&check.what), check.count, escape(&wrong));
+            let counts = match check.things {
+                Things::Commands => format!("{} |", check.count),
+                Things::Others => format!("| {}", check.count),
+            };
+            let _ = writeln!(page, "| {} | {counts} | {} |", escape(&check.what), escape(&wrong));
         }
         Ok(())
+    }
+
+    fn row_cells(&self, row: &Row) -> String {
+        cells(row, self.rounds).map(|cell| escape(&cell)).join(" | ")
     }
 }
 
@@ -160,7 +176,8 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::figure::{Check, Compare};
+    use crate::figure::Compare;
+    use crate::quiet::Taken;
 
     #[test]
     fn a_page_tells_targets_disturbance_and_what_was_wrong() {
@@ -173,14 +190,16 @@ mod tests {
             p99_ms: Some(2.0),
             max_ms: None,
             round: 0,
-            foreign_cores,
+            taken: Taken { foreign_cores, ..Taken::NOTHING },
         };
-        let lost = Check { what: "acknowledged".to_owned(), count: 7, wrong: vec!["1 lost".to_owned()] };
+        let wrong = vec!["1 lost".to_owned()];
+        let lost = Check { what: "acknowledged".to_owned(), things: Things::Commands, count: 7, wrong };
+        let answers = Check::others("answers", 12, vec![]);
         let part = Finished {
             name: "p",
             compares: vec![Compare::ratio("ours", "limit").at_least(4.0), Compare::ratio("ours", "peer").at_least(2.0)],
             curves: vec![],
-            checks: vec![lost],
+            checks: vec![lost, answers],
             notes: vec!["A note.".to_owned()],
             failure: None,
         };
@@ -197,9 +216,19 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         run.write(dir.path()).expect("writes");
         let page = fs::read_to_string(dir.path().join("README.md")).expect("is there");
-        for told in
-            ["1 of 2 targets met", "1 failed", "1 figures were taken while", "3.00 ~", "| ≥ 4 | NO |", "1 lost", "A note."]
-        {
+        for told in [
+            "the median of 1 sample,",
+            "1 of 2 targets met",
+            "7 acknowledged commands",
+            "12 other things",
+            "1 failed",
+            "1 figures were taken while",
+            "3.00 ~",
+            "| ≥ 4 | NO |",
+            "| acknowledged | 7 | | 1 lost |",
+            "| answers | | 12 | 0 |",
+            "A note.",
+        ] {
             assert!(page.contains(told), "no {told:?} in {page}");
         }
         let svg = fs::read_to_string(dir.path().join("p-ratios.svg")).expect("is there");
@@ -210,5 +239,7 @@ mod tests {
             (&json["parts"][0]["ratios"][0]["met"], &json["parts"][0]["ratios"][0]["disturbed"]),
             (&json!(false), &json!(true))
         );
+        assert_eq!((&json["commands_looked_up"], &json["others_checked"]), (&json!(7), &json!(12)));
+        assert_eq!(json["parts"][0]["checks"][0]["things"], "commands");
     }
 }

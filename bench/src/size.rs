@@ -22,7 +22,7 @@ use crate::drive::{audit, collect, drive, fill};
 use crate::figure::{Check, Compare, Outcome};
 use crate::load::{Gets, Posts};
 use crate::machine::resident;
-use crate::quiet;
+use crate::quiet::{self, Foreign, Taken};
 use crate::rig::token;
 use crate::rows::number;
 use crate::workload::{Creates, handler, postgres_handler};
@@ -61,7 +61,7 @@ impl Part for Size {
             return Ok(());
         }
         let binary = std::fs::metadata(&bench.binary)?.len();
-        round.keep("binary", "MB", Outcome::plain(megabytes(binary)), 0.0);
+        round.keep("binary", "MB", Outcome::plain(megabytes(binary)), Taken::NOTHING);
         self.distributed(bench, round)?;
         self.embedded(bench, round)
     }
@@ -140,19 +140,21 @@ impl Size {
             })
         };
         let head: u64 = stack.postgres.sql("units_db", "SELECT max(position) FROM events")?.parse()?;
+        let before = Foreign::now();
         let (posted, got) = bench.block(async {
             let posts = Posts::connect(&[commands], 64, &token, false).await?;
             let gets = Gets::connect(queries, 32, "/properties", &token).await?;
             anyhow::Ok(tokio::join!(drive(posts, bench.run_time()), drive(gets, bench.run_time())))
         })?;
+        let taken = before.since();
         over.store(true, Ordering::Relaxed);
         let highest = watcher.join().map_err(|_| anyhow::anyhow!("the watcher panicked"))?;
         for ((name, _), bytes) in pids.iter().zip(highest) {
-            round.keep(format!("memory under load, {name}"), "MB", Outcome::plain(megabytes(bytes)), 0.0);
+            round.keep(format!("memory under load, {name}"), "MB", Outcome::plain(megabytes(bytes)), taken);
         }
         let stored = crate::append::stored(&stack.postgres, "units_db", &format!("position > {head}"))?;
         collect(&mut self.checks, audit("POSTs under load", &posted, &stored));
-        collect(&mut self.checks, Check { what: "GETs under load".to_owned(), count: got.done, wrong: got.errors });
+        collect(&mut self.checks, Check::others("GETs under load", got.done, got.errors));
         system.stop()
     }
 
@@ -176,7 +178,7 @@ impl Size {
         followed(&system)?;
         let System::Embedded(mut embedded) = system else { bail!("it is embedded") };
         let file = std::fs::metadata(embedded.data_dir().join(crate::embedded::LOG))?.len();
-        round.keep("SQLite log, bytes an event", "bytes", Outcome::plain(file as f64 / events as f64), 0.0);
+        round.keep("SQLite log, bytes an event", "bytes", Outcome::plain(file as f64 / events as f64), Taken::NOTHING);
         embedded_starts(&mut embedded, bench, round, events)
     }
 }
@@ -211,10 +213,12 @@ fn embedded_starts(embedded: &mut Embedded, bench: &Bench, round: &mut Round<'_>
             ready(embedded.server().port(), started)
         })?;
     }
+    let before = Foreign::now();
     thread::sleep(SETTLE);
+    let taken = before.since();
     let pid = embedded.server().pid().context("casitas serve does not run")?;
     let bytes = resident(pid).context("its memory")?;
-    round.keep(format!("memory idle, casitas serve, {}", at(events)), "MB", Outcome::plain(megabytes(bytes)), 0.0);
+    round.keep(format!("memory idle, casitas serve, {}", at(events)), "MB", Outcome::plain(megabytes(bytes)), taken);
     Ok(())
 }
 
@@ -248,13 +252,13 @@ fn idle(stack: &mut Stack, bench: &Bench, round: &mut Round<'_>, events: u64) ->
         cores = seconds.iter().zip(&seconds_before).map(|(now, then)| (now - then) / elapsed).collect();
         Ok(Outcome::plain((transactions()? - before) / elapsed))
     })?;
-    let percent = |cores: f64| Outcome::plain(cores * 100.0);
-    round.keep(format!("idle, processor, whole stack, {}", at(events)), "% of a core", percent(cores.iter().sum()), 0.0);
+    let (taken, percent) = (round.taken(), |cores: f64| Outcome::plain(cores * 100.0));
+    round.keep(format!("idle, processor, whole stack, {}", at(events)), "% of a core", percent(cores.iter().sum()), taken);
     for ((name, pid), cores) in pids.iter().zip(cores) {
-        round.keep(format!("idle, processor, {name}, {}", at(events)), "% of a core", percent(cores), 0.0);
+        round.keep(format!("idle, processor, {name}, {}", at(events)), "% of a core", percent(cores), taken);
         if ROLES.contains(&name.as_str()) {
             let bytes = resident(*pid).with_context(|| format!("the memory of {name}"))?;
-            round.keep(format!("memory idle, {name}, {}", at(events)), "MB", Outcome::plain(megabytes(bytes)), 0.0);
+            round.keep(format!("memory idle, {name}, {}", at(events)), "MB", Outcome::plain(megabytes(bytes)), taken);
         }
     }
     Ok(())
@@ -268,7 +272,7 @@ fn bytes(stack: &Stack, round: &mut Round<'_>) -> Result<()> {
         ("payload, bytes an event", "(SELECT avg(length(payload::text)) FROM events)::float8"),
     ] {
         let value: f64 = stack.postgres.sql("units_db", &format!("SELECT {sql}"))?.parse()?;
-        round.keep(name, "bytes", Outcome::plain(value), 0.0);
+        round.keep(name, "bytes", Outcome::plain(value), Taken::NOTHING);
     }
     Ok(())
 }

@@ -1,8 +1,6 @@
-//! One keep-alive connection of a client, and a writer at a steady pace over several.
+//! One keep-alive connection of a client.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
@@ -11,9 +9,8 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{HeaderMap, Method, Request};
 use hyper_util::rt::TokioIo;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
 
 /// A request that takes longer has failed.
 const REQUEST_MAX: Duration = Duration::from_secs(20);
@@ -98,73 +95,5 @@ impl Wire {
             })
         };
         tokio::time::timeout(REQUEST_MAX, answered).await.with_context(|| format!("{path} took too long"))?
-    }
-}
-
-/// Commands at a steady pace, until it is stopped: each changes the area of the next of these units. A late command does not
-/// delay the others' times, so that the pace holds as long as the product keeps up.
-pub struct Writer {
-    stop: Arc<AtomicBool>,
-    done: Arc<AtomicU64>,
-    started: Instant,
-    pace: u64,
-    lanes: Vec<JoinHandle<Result<()>>>,
-}
-
-static AREAS: AtomicU64 = AtomicU64::new(0);
-
-/// Lanes of a writer; at 500 commands/s each has 32 ms for a command.
-const LANES: u64 = 16;
-
-impl Writer {
-    /// Needs a runtime.
-    pub fn start(port: u16, token: &str, units: &[String], pace: u64) -> Self {
-        let (stop, done, started) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default(), Instant::now());
-        let lanes = (0..LANES).map(|lane| {
-            let (stop, done, token) = (stop.clone(), done.clone(), token.to_owned());
-            // A unit belongs to one lane, so that no command waits for another's turn on its stream.
-            let own: Vec<String> = units.iter().skip(lane as usize).step_by(LANES as usize).cloned().collect();
-            tokio::spawn(async move {
-                let mut wire = Wire::to(port).await?;
-                let period = Duration::from_micros(1_000_000 * LANES / pace);
-                let mut next = tokio::time::Instant::from_std(started) + period * lane as u32 / LANES as u32;
-                for turn in 0_usize.. {
-                    tokio::time::sleep_until(next).await;
-                    if stop.load(Ordering::Relaxed) || own.is_empty() {
-                        break;
-                    }
-                    next += period;
-                    let unit = &own[turn % own.len()];
-                    // Never the area that the unit has: that would change nothing.
-                    let area = 300 + AREAS.fetch_add(1, Ordering::Relaxed) % 9_000;
-                    let path = format!("/units/{unit}");
-                    let body = json!({"area_m2": area});
-                    wire.ask(Method::PATCH, &path, Some(&token), &[], Some(&body)).await?.expect(200)?;
-                    done.fetch_add(1, Ordering::Relaxed);
-                }
-                Ok(())
-            })
-        });
-        let lanes = lanes.collect();
-        Self { stop, done, started, pace, lanes }
-    }
-
-    /// Commands a second that were acknowledged, and what went wrong with the pace or a command.
-    pub async fn stop(self) -> (f64, Vec<String>) {
-        let elapsed = self.started.elapsed().as_secs_f64();
-        let rate = self.done.load(Ordering::Relaxed) as f64 / elapsed;
-        self.stop.store(true, Ordering::Relaxed);
-        let mut wrong = Vec::new();
-        for lane in self.lanes {
-            match lane.await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => wrong.push(format!("a command failed: {error:#}")),
-                Err(error) => wrong.push(format!("a writer ended: {error}")),
-            }
-        }
-        if rate < self.pace as f64 * 0.95 {
-            wrong.push(format!("{rate:.0} commands/s were done where {} were meant", self.pace));
-        }
-        (rate, wrong)
     }
 }

@@ -63,6 +63,12 @@ pub fn assignment(marker: Uuid) -> (Vec<OwnerShare>, Date) {
     (vec![first, known(1), known(2)], Date::constant(2026, 1, 1))
 }
 
+/// The same as a request's body.
+pub fn assignment_body(marker: Uuid) -> Value {
+    let (owners, effective_on) = assignment(marker);
+    json!({"owners": owners, "effective_on": effective_on})
+}
+
 pub fn assign(marker: Uuid) -> PropertyCommand {
     let (owners, effective_on) = assignment(marker);
     PropertyCommand::AssignOwners { owners, effective_on }
@@ -187,11 +193,11 @@ impl Circle {
     }
 }
 
-/// Makes properties with a history through the handler; answers their ids.
+/// Makes properties with a history of so many events through the handler; answers their ids.
 ///
 /// # Errors
 /// When a command fails.
-pub async fn seed_histories(handler: &Handler, aggregates: usize) -> anyhow::Result<Vec<Uuid>> {
+pub async fn seed_histories(handler: &Handler, aggregates: usize, events: usize) -> anyhow::Result<Vec<Uuid>> {
     let callers = 256.min(aggregates.max(1));
     let made = crate::drive::fill(vec![Creates::filling(handler); callers], aggregates as u64).await;
     anyhow::ensure!(made.errors.is_empty(), "seeding: {:?}", made.errors.first());
@@ -199,13 +205,13 @@ pub async fn seed_histories(handler: &Handler, aggregates: usize) -> anyhow::Res
     let mut callers = Assigns::deal(handler, ids.clone(), callers);
     callers.iter_mut().for_each(|caller| caller.timeout = PATIENCE);
     // Every circle goes round whole: as many aggregates as are a multiple of the callers.
-    let again = crate::drive::fill(callers, (ids.len() * (HISTORY - 1)) as u64).await;
+    let again = crate::drive::fill(callers, (ids.len() * (events - 1)) as u64).await;
     anyhow::ensure!(again.errors.is_empty(), "seeding: {:?}", again.errors.first());
     let mut lengths: BTreeMap<Uuid, usize> = ids.iter().map(|id| (*id, 1)).collect();
     for ack in &again.acks {
         *lengths.entry(ack.aggregate).or_default() += 1;
     }
-    anyhow::ensure!(lengths.values().all(|length| *length == HISTORY), "not every history has {HISTORY} events");
+    anyhow::ensure!(lengths.values().all(|length| *length == events), "not every history has {events} events");
     Ok(ids)
 }
 

@@ -270,14 +270,21 @@ async fn operate(settings: &Settings, mut verb: Verb, output: Option<Output>) ->
         *password = Some(read_password()?);
     }
     let streaming = verb.is_endless();
+    let endless = match &verb {
+        // A tail with an end is over when that is reached.
+        Verb::Events(Events::Tail { filter, .. }) => filter.until.is_none() && filter.until_position.is_none(),
+        _ => false,
+    };
     let output = match &verb {
         Verb::Projections(Projections::Rebuild { json: true, .. }) => Some(Output::Ndjson),
         _ => output,
     };
+    Output::check(output, endless)?;
     let mut printer = Printer::new(output, streaming);
     let exit = match verb {
         Verb::Events(Events::Export(export)) => transfer::export(settings, export, &mut printer).await,
         Verb::Events(Events::Import(import)) => transfer::import(settings, &import, &mut printer).await,
+        Verb::Events(Events::Renew(renew)) => transfer::renew(settings, &renew, &mut printer).await,
         Verb::Events(Events::Replay(replay)) => replay_until_interrupted(settings, replay, &mut printer).await,
         Verb::Projections(rebuild @ Projections::Rebuild { .. }) => {
             rebuild_until_interrupted(settings, rebuild, &mut printer).await
@@ -290,12 +297,7 @@ async fn operate(settings: &Settings, mut verb: Verb, output: Option<Output>) ->
 }
 
 async fn rebuild_until_interrupted(settings: &Settings, rebuild: Projections, printer: &mut Printer) -> Result<u8> {
-    let goes_on = match &rebuild {
-        Projections::Rebuild { names, all, dry_run: false, .. } => {
-            Some(format!("casitas projections rebuild {}", if *all { "--all".to_owned() } else { names.join(" ") }))
-        }
-        _ => None,
-    };
+    let goes_on = rebuild.again();
     let done = perform(settings, Verb::Projections(rebuild), |row| printer.row(row));
     let Some(goes_on) = goes_on else { return done.await };
     // What is under way there notices that nobody listens any more.
@@ -328,7 +330,7 @@ async fn replay_until_interrupted(settings: &Settings, replay: operator::Replay,
     }
     let start = || format!("{}:1", asked.context.as_deref().unwrap_or("auth"));
     let place = next.or(asked.from.clone()).unwrap_or_else(start);
-    eprintln!("interrupted; go on with: {}", asked.again(&place));
+    eprintln!("interrupted; {}", asked.again(&place));
     Ok(exit::INTERRUPTED)
 }
 
@@ -401,10 +403,42 @@ mod tests {
         for (path, help) in found {
             assert!(help.contains(path.trim()), "{path} --help has no example that calls it: {help:?}");
             for example in help.lines().filter_map(|line| line.split_once("casitas ")).map(|(_, call)| call) {
-                let words = shell_words(example);
-                let parsed = Cli::command().try_get_matches_from(std::iter::once("casitas".to_owned()).chain(words));
-                assert!(parsed.is_ok(), "{example}: {}", parsed.err().map(|error| error.to_string()).unwrap_or_default());
+                assert_is_a_call("--help", example);
             }
+        }
+    }
+
+    fn assert_is_a_call(place: &str, call: &str) {
+        let words = shell_words(call);
+        let parsed = Cli::command().try_get_matches_from(std::iter::once("casitas".to_owned()).chain(words));
+        assert!(parsed.is_ok(), "{place}: {call}: {}", parsed.err().map(|error| error.to_string()).unwrap_or_default());
+    }
+
+    /// What follows `casitas` in the code blocks of a page, each with its place.
+    fn documented_calls(page: &str) -> Vec<(String, String)> {
+        let text = std::fs::read_to_string(Path::new("..").join(page)).expect("the page is there");
+        let (mut found, mut in_code) = (vec![], false);
+        for (at, line) in text.lines().enumerate() {
+            if line.starts_with("```") {
+                in_code = !in_code;
+                continue;
+            }
+            let line = line.strip_prefix("$ ").unwrap_or(line);
+            let call = line.strip_prefix("casitas ").or_else(|| line.strip_prefix("cargo run --release -- "));
+            if let Some(call) = call.filter(|_| in_code) {
+                found.push((format!("{page}:{}", at + 1), call.to_owned()));
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn every_call_that_the_readme_or_the_operators_page_shows_is_one() {
+        let calls: Vec<_> = ["README.md", "docs/operations.md"].into_iter().flat_map(documented_calls).collect();
+        assert!(calls.len() > 40, "{} calls", calls.len());
+        for (place, call) in calls {
+            // An id that is cut short stands for a whole one.
+            assert_is_a_call(&place, &call.replace("0192…", "0192d3c4-0000-7000-8000-000000000001"));
         }
     }
 
@@ -416,6 +450,7 @@ mod tests {
                 '\'' => quoted = !quoted,
                 ' ' if !quoted => words.push(std::mem::take(&mut word)),
                 '|' | '>' | '&' if !quoted => break,
+                '#' if !quoted && word.is_empty() => break,
                 letter => word.push(letter),
             }
         }

@@ -39,11 +39,16 @@ pub enum Verb {
     ///
     /// Each line is fine, wrong with the next command, or could not be checked. Exit 7 when a server is down, 6 when something else
     /// is wrong.
-    #[command(after_help = "Examples:\n  casitas doctor\n  casitas doctor --quick && echo every server answers")]
+    #[command(
+        after_help = "Examples:\n  casitas doctor\n  casitas doctor --quick && echo every server answers\n  casitas doctor --rows"
+    )]
     Doctor {
         /// Only whether this process's servers answer.
         #[arg(long)]
         quick: bool,
+        /// Fold every read model anew and compare its rows, too: a dry run of each rebuild, one after the other.
+        #[arg(long, conflicts_with = "quick")]
+        rows: bool,
     },
     /// A consistent copy of the logs.
     Backup(Backup),
@@ -122,11 +127,16 @@ impl Operator {
         Self { platform, handler, board, by, rebuilder }
     }
 
+    /// The same for another who operates: what is under way is known to all.
+    pub fn by(self, by: String) -> Self {
+        Self { by, ..self }
+    }
+
     /// Runs a verb; answers the exit code.
     pub async fn run(&self, verb: Verb, rows: Rows) -> Result<u8> {
         match verb {
             Verb::Backup(verb) => self.backup(&verb, &rows).await,
-            Verb::Doctor { quick } => self.doctor(quick, &rows).await,
+            Verb::Doctor { quick, rows: compare } => self.doctor(quick, compare, &rows).await,
             Verb::Events(verb) => self.events(verb, &rows).await,
             Verb::Projections(verb) => self.projections(verb, &rows).await,
             Verb::Parked(verb) => self.parked(verb, &rows).await,

@@ -94,6 +94,7 @@ async fn metrics_text(State(ops): State<Ops>) -> Response {
     if let Some(board) = &ops.0.board {
         board.export();
     }
+    ops.0.checks.iter().for_each(Check::export);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], ops.0.metrics.render()).into_response()
 }
 

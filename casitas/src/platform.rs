@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use adapters::files::ArtifactFolder;
 use adapters::inprocess::{InProcessHints, InProcessQueue};
@@ -114,7 +115,12 @@ pub enum Check {
     Consumer(WorkerStatus),
     /// Whether the change feed is read; without it the view store answers alone.
     Reads(QueryApi),
+    /// Whether a log takes what this process appends: it may answer, and its lock be held.
+    Appends(Handler, Context),
 }
+
+/// A log that takes nothing for longer is said to be stalled.
+const STALLED_AFTER: Duration = Duration::from_secs(2);
 
 impl Check {
     pub fn name(&self) -> String {
@@ -125,6 +131,7 @@ impl Check {
             Self::RabbitMq(_) => "rabbitmq".to_owned(),
             Self::Consumer(_) => "job consumer".to_owned(),
             Self::Reads(_) => "change feed".to_owned(),
+            Self::Appends(_, context) => format!("appends to {}", context.database()),
         }
     }
 
@@ -132,7 +139,15 @@ impl Check {
     pub fn is_vital(&self) -> bool {
         match self {
             Self::Log(_) | Self::Views(_) | Self::Consumer(_) => true,
-            Self::Redis(_) | Self::RabbitMq(_) | Self::Reads(_) => false,
+            Self::Redis(_) | Self::RabbitMq(_) | Self::Reads(_) | Self::Appends(..) => false,
+        }
+    }
+
+    /// What can be told without asking anybody, as metrics.
+    pub fn export(&self) {
+        if let Self::Appends(handler, context) = self {
+            let stalled = handler.stalled_for(*context).unwrap_or_default();
+            metrics::gauge!("casitas_append_stalled_seconds", "context" => context.as_str()).set(stalled.as_secs_f64());
         }
     }
 
@@ -146,6 +161,13 @@ impl Check {
             Self::Consumer(_) => Err(ports::Error::Unavailable { what: "the job queue".to_owned(), source: None }),
             Self::Reads(api) if api.is_ready() => Ok(()),
             Self::Reads(_) => Err(ports::Error::Unavailable { what: "the change feed".to_owned(), source: None }),
+            Self::Appends(handler, context) => match handler.stalled_for(*context) {
+                Some(stalled) if stalled > STALLED_AFTER => Err(ports::Error::unavailable(
+                    format!("the {context} log"),
+                    format!("nothing was appended for {} s; `casitas doctor` names who holds its lock", stalled.as_secs()),
+                )),
+                Some(_) | None => Ok(()),
+            },
         }
     }
 }

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use axum::extract::Request;
 use axum::{Router, ServiceExt};
 use command_api::{Api, ApiConfig};
+use commands::Handler;
 use projector::{HotCollections, Projector, Rebuilder};
 use query_api::{Feed, HotWriter, QueryApi, Reader, ReaderConfig, ViewPrincipals};
 use report_worker::{CrashAt, CrashPoint, Registry, WorkerConfig, WorkerPorts, WorkerStatus};
@@ -66,6 +67,7 @@ pub async fn serve(settings: &Settings, demo: Option<crate::demo::Plan>) -> Resu
     tokio::spawn(reader_feed);
     let mut checks = platform.checks.clone();
     checks.push(Check::Reads(reads.clone()));
+    checks.extend(appends(&handler));
     let ops = Ops::new(checks, Some(board), metrics);
     let commands = commands(&platform, handler, demo_on)?;
     let served = settings.served_by("casitas");
@@ -94,12 +96,19 @@ pub async fn command_api(settings: &Settings) -> Result<()> {
     }
     let metrics = telemetry::init_metrics()?;
     let platform = Platform::open(settings, Role::CommandApi).await?;
-    let ops = Ops::new(platform.checks.clone(), None, metrics);
-    let api = commands(&platform, platform.handler()?, demo)?;
+    let handler = platform.handler()?;
+    let checks = platform.checks.iter().cloned().chain(appends(&handler)).collect();
+    let ops = Ops::new(checks, None, metrics);
+    let api = commands(&platform, handler, demo)?;
     let app = assemble(api, &platform, &ops, settings.served_by("command-api"), None)?;
     let listener = bind(&settings.listen).await?;
     tracing::info!(listen = %listener.local_addr()?, "command-api answers");
     serve_role(settings, listener, app, ops).await
+}
+
+/// One check a log that commands of this process are appended to.
+fn appends(handler: &Handler) -> impl Iterator<Item = Check> + use<'_> {
+    handler.logs().iter().map(|log| Check::Appends(handler.clone(), log.context()))
 }
 
 pub async fn query_api(settings: &Settings) -> Result<()> {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use commands::Handler;
 use projector::Board;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -41,7 +41,8 @@ pub fn serve(
     let listener = UnixListener::bind(&path).with_context(|| format!("the socket {} cannot be made", path.display()))?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
     Ok(async move {
-        let operator = |by| Operator::new(platform.clone(), Some(handler.clone()), Some(board.clone()), by);
+        // One for all of them, so that two rebuilds of a model know of each other.
+        let all = Operator::new(platform, Some(handler), Some(board), String::new());
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -50,7 +51,7 @@ pub fn serve(
             let Ok((stream, _)) = accepted else { continue };
             // Who asks is told by the kernel, not by the asker.
             let Ok(asker) = stream.peer_cred() else { continue };
-            let (operator, token) = (operator(account(asker.uid())), shutdown.clone());
+            let (operator, token) = (all.clone().by(account(asker.uid())), shutdown.clone());
             tokio::spawn(async move {
                 tokio::select! {
                     answered = answer(stream, operator) => if let Err(error) = answered {
@@ -67,12 +68,20 @@ pub fn serve(
 async fn answer(stream: UnixStream, operator: Operator) -> Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = String::new();
-    let mut reader = BufReader::new(tokio::io::AsyncReadExt::take(read, REQUEST_MAX_BYTES));
+    let mut reader = BufReader::new(read.take(REQUEST_MAX_BYTES));
     reader.read_line(&mut line).await?;
     let verb: Verb = serde_json::from_str(&line).context("not a verb of this version")?;
     let (rows, mut waiting) = mpsc::channel::<Value>(64);
     let work = tokio::spawn(async move { operator.run(verb, rows).await });
-    while let Some(row) = waiting.recv().await {
+    // Nothing more is asked: what can be read is that the other side has gone.
+    let mut rest = reader.into_inner().into_inner();
+    let mut nothing = [0; 1];
+    loop {
+        let row = tokio::select! {
+            row = waiting.recv() => row,
+            gone = rest.read(&mut nothing) => if matches!(gone, Ok(0) | Err(_)) { None } else { continue },
+        };
+        let Some(row) = row else { break };
         let mut text = row.to_string();
         text.push('\n');
         // A tail ends when nobody reads it any more.

@@ -12,6 +12,7 @@ mod format;
 mod import;
 mod lines;
 mod progress;
+mod renew;
 mod restore;
 mod write;
 
@@ -21,5 +22,6 @@ pub use cut::cut;
 pub use format::{Header, Line, SubjectLine, event_line, key_line};
 pub use import::{ImportArgs, import};
 pub use lines::hex;
+pub use renew::{RenewArgs, renew};
 pub use restore::{RestoreArgs, restore};
 pub use write::export;

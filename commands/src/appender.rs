@@ -6,7 +6,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::future::poll_fn;
 use std::hash::BuildHasher;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ const CALLS_MAX: usize = 2;
 const BESIDE_MIN: usize = 24;
 /// Pause before an unreachable log is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// How long after the last failure it is still said that nothing is appended, when no command comes that would show it.
+const STALL_KNOWN: Duration = Duration::from_secs(5);
 
 struct Waiting {
     request: AppendRequest,
@@ -37,14 +39,64 @@ struct Waiting {
 #[derive(Clone)]
 pub struct Appender {
     queue: mpsc::Sender<Waiting>,
+    outcomes: Outcomes,
+}
+
+/// Since when the log has taken nothing although it was asked to: it is out of reach, or somebody holds its lock.
+#[derive(Clone, Default)]
+struct Outcomes(Arc<Mutex<Stall>>);
+
+#[derive(Default)]
+struct Stall {
+    calls: usize,
+    since: Option<Instant>,
+    failed_at: Option<Instant>,
+}
+
+impl Outcomes {
+    fn begin(&self) {
+        let mut stall = self.stall();
+        stall.calls += 1;
+        stall.since.get_or_insert_with(Instant::now);
+    }
+
+    fn taken(&self) {
+        let mut stall = self.stall();
+        stall.since = (stall.calls > 1).then(Instant::now);
+        stall.failed_at = None;
+    }
+
+    fn end(&self) {
+        let mut stall = self.stall();
+        stall.calls -= 1;
+        if stall.calls == 0 && stall.since.is_some() {
+            stall.failed_at = Some(Instant::now());
+        }
+    }
+
+    fn stalled_for(&self) -> Option<Duration> {
+        let stall = self.stall();
+        let is_known = stall.calls > 0 || stall.failed_at.is_some_and(|at| at.elapsed() < STALL_KNOWN);
+        stall.since.filter(|_| is_known).map(|since| since.elapsed())
+    }
+
+    fn stall(&self) -> MutexGuard<'_, Stall> {
+        self.0.lock().expect("nothing panics under this lock")
+    }
 }
 
 impl Appender {
     /// Starts the context's appender; it ends when the last handle is dropped and the queue is empty.
     pub fn start(log: Arc<dyn EventLog>, hints: Arc<dyn Hints>) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
-        tokio::spawn(run(log, hints, waiting));
-        Self { queue }
+        let outcomes = Outcomes::default();
+        tokio::spawn(run(log, hints, waiting, outcomes.clone()));
+        Self { queue, outcomes }
+    }
+
+    /// For how long the log has taken nothing although commands waited; `None` when the last ones were taken, or nobody asks.
+    pub fn stalled_for(&self) -> Option<Duration> {
+        self.outcomes.stalled_for()
     }
 
     /// Waits until the request is durable or refused. Once the deadline has passed while the log is out of reach, the error
@@ -60,7 +112,7 @@ impl Appender {
     }
 }
 
-async fn run(log: Arc<dyn EventLog>, hints: Arc<dyn Hints>, mut queue: mpsc::Receiver<Waiting>) {
+async fn run(log: Arc<dyn EventLog>, hints: Arc<dyn Hints>, mut queue: mpsc::Receiver<Waiting>, outcomes: Outcomes) {
     let hasher = RandomState::default();
     let batch_commands = metrics::histogram!("casitas_append_batch_commands");
     let mut pending: VecDeque<Waiting> = VecDeque::new();
@@ -81,7 +133,7 @@ async fn run(log: Arc<dyn EventLog>, hints: Arc<dyn Hints>, mut queue: mpsc::Rec
             let batch = take_batch(&mut pending, &hasher);
             under_way = batch.len();
             batch_commands.record(batch.len() as f64);
-            calls.push(Box::pin(commit(&*log, Batch::of(batch))));
+            calls.push(Box::pin(commit(&*log, Batch::of(batch), &outcomes)));
         }
         tokio::select! {
             () = calls.next(), if !calls.is_empty() => hints.notify(Topic::Log(log.context())),
@@ -210,12 +262,19 @@ impl Batch {
 
 /// Appends a batch: an unknown outcome is resent with the same event ids until each command's deadline; a batch whose content
 /// is refused is halved until the bad command stands alone.
-async fn commit(log: &dyn EventLog, batch: Batch) {
+async fn commit(log: &dyn EventLog, batch: Batch, watched: &Outcomes) {
+    watched.begin();
+    append_all(log, batch, watched).await;
+    watched.end();
+}
+
+async fn append_all(log: &dyn EventLog, batch: Batch, watched: &Outcomes) {
     let mut parts = vec![batch];
     while let Some(mut batch) = parts.pop() {
         while !batch.requests.is_empty() {
             let error = match log.append(&batch.requests).await {
                 Ok(outcomes) => {
+                    watched.taken();
                     batch.callers.into_iter().zip(outcomes).for_each(|(caller, outcome)| caller.answer(Ok(outcome)));
                     break;
                 }
@@ -223,6 +282,7 @@ async fn commit(log: &dyn EventLog, batch: Batch) {
             };
             match error {
                 Error::Rejected { .. } if batch.requests.len() > 1 => {
+                    watched.taken();
                     parts.push(batch.split());
                 }
                 Error::UnknownOutcome { .. } | Error::Unavailable { .. } => {
@@ -235,6 +295,7 @@ async fn commit(log: &dyn EventLog, batch: Batch) {
                     }
                 }
                 error => {
+                    watched.taken();
                     tracing::error!(error = error.chain(), commands = batch.requests.len(), "append refused");
                     batch.answer_all(|| Error::rejected("the event log", error.chain()));
                     break;

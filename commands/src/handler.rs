@@ -149,6 +149,12 @@ impl Handler {
         self.0.loader.logs()
     }
 
+    /// For how long a context's log has taken nothing although commands of this process waited for it; see
+    /// [`Appender::stalled_for`].
+    pub fn stalled_for(&self, context: Context) -> Option<Duration> {
+        self.0.writers.get(&context)?.appender.stalled_for()
+    }
+
     /// The last position that a command of this process got in a context's log; 0 before the first.
     pub fn committed(&self, context: Context) -> Position {
         self.0.writers.get(&context).map_or(0, |writer| writer.committed.load(Ordering::SeqCst))

@@ -249,7 +249,7 @@ async fn a_step_of_one_aggregate_that_is_refused_leaves_nothing_of_the_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sixty_four_holds_from_two_processes_leave_exactly_one() {
+async fn sixty_four_holds_from_two_handlers_leave_exactly_one() {
     let bench = bench(Context::Units);
     let id = unit(&bench.handler).await;
     let second = handler(&bench.log);
@@ -293,6 +293,38 @@ async fn a_hundred_duplicates_with_one_key_are_one_effect_and_one_answer() {
             |done| (done.position, done.version, &done.remembered) == (first.position, first.version, &first.remembered)
         )
     );
+    assert_eq!(bench.events().await.iter().filter(|event| event.event_type == "HoldPlaced").count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_duplicate_waits_two_seconds_for_the_first_and_is_then_told_that_it_is_in_flight() {
+    let bench = bench(Context::Units);
+    let id = unit(&bench.handler).await;
+    let gate = Arc::new(Semaphore::new(0));
+    *bench.weather.gate.lock().expect("not poisoned") = Some(gate.clone());
+    let send = || {
+        let (handler, issue) = (bench.handler.clone(), keyed("k", "h"));
+        tokio::spawn(async move { handler.execute(&issue, &[step::<Unit>(id.to_string(), hold())]).await })
+    };
+    let appends = bench.weather.appends.load(Ordering::SeqCst);
+    let first = send();
+    all_wait().await;
+    assert_eq!(bench.weather.appends.load(Ordering::SeqCst), appends + 1, "the first stands at the gate");
+
+    let began = tokio::time::Instant::now();
+    let duplicate = send().await.expect("no panic");
+    assert!(matches!(duplicate, Err(CommandError::KeyInFlight)), "{duplicate:?}");
+    let waited_ms = began.elapsed().as_millis();
+    assert!((2_000..2_100).contains(&waited_ms), "{waited_ms} ms");
+    // One that has time left when the first is done is answered as the first.
+    let patient = send();
+    all_wait().await;
+    assert!(!patient.is_finished() && !first.is_finished());
+    gate.add_permits(1_000);
+    let first = first.await.expect("no panic").expect("done");
+    let patient = patient.await.expect("no panic").expect("the same answer");
+    assert!(!first.replayed && patient.replayed);
+    assert_eq!((patient.position, patient.version, &patient.remembered), (first.position, first.version, &first.remembered));
     assert_eq!(bench.events().await.iter().filter(|event| event.event_type == "HoldPlaced").count(), 1);
 }
 
@@ -380,6 +412,28 @@ async fn a_log_that_does_not_answer_is_an_unknown_outcome_within_the_deadline() 
     let outcome = bench.handler.execute(&Issue::by("test"), &[step::<Property>(id.to_string(), register(id))]).await;
     assert!(matches!(outcome, Err(CommandError::Port(Error::UnknownOutcome { .. }))), "{outcome:?}");
     assert!(started.elapsed() <= Duration::from_millis(2_100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_takes_nothing_is_said_to_be_stalled_until_it_takes_something() {
+    let bench = bench(Context::Units);
+    let done = || async {
+        let id = Uuid::now_v7();
+        bench.handler.execute(&Issue::by("test"), &[step::<Property>(id.to_string(), register(id))]).await
+    };
+    done().await.expect("stored");
+    assert_eq!(bench.handler.stalled_for(Context::Units), None, "an idle log is not stalled");
+    let gate = Arc::new(Semaphore::new(0));
+    *bench.weather.gate.lock().expect("not poisoned") = Some(gate.clone());
+    // Each command gives up at its deadline, the call of the first stays under way.
+    for _ in 0..3 {
+        done().await.expect_err("nothing is taken");
+    }
+    let stalled = bench.handler.stalled_for(Context::Units).expect("stalled");
+    assert!(stalled >= Duration::from_secs(5), "{stalled:?}");
+    gate.add_permits(10);
+    done().await.expect("stored");
+    assert_eq!(bench.handler.stalled_for(Context::Units), None);
 }
 
 #[tokio::test]

@@ -44,5 +44,5 @@ pub use sealing::{MasterKey, Sealer};
 pub use transfer::{FollowerAt, Import, KeptKey, Transfer, WrappedKey};
 pub use views::{
     Claim, Direction, Field, FieldKind, FieldValue, Filter, ModelHead, ModelSpec, NEWS_MAX, OrderBy, Row, RowChange, Seen,
-    Select, ViewBatch, ViewChange, ViewSnapshot, ViewStore,
+    Select, ViewBatch, ViewChange, ViewSnapshot, ViewStore, document,
 };

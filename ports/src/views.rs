@@ -4,10 +4,11 @@ use std::collections::{BTreeSet, HashMap};
 
 use async_trait::async_trait;
 use domain::Context;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Checkpoint, ParkedStreams, Parking, Position, Result};
+use crate::{Checkpoint, Error, ParkedStreams, Parking, Position, Result};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldKind {
@@ -31,7 +32,9 @@ pub struct ModelSpec {
     pub fold_version: u32,
     /// The one context whose log feeds it.
     pub context: Context,
-    /// The index of the first carries all others behind the key: a list in its order is filtered without reading the rows.
+    /// The index of the first carries all others behind the key: a list in its order is filtered without reading the rows. When
+    /// the first is a number, lists come in its order, and texts are what they are filtered by: a text's index goes on in that
+    /// order and carries the others, too, so that entries of other texts are not passed over.
     pub fields: &'static [Field],
 }
 
@@ -67,7 +70,20 @@ impl<T: Into<FieldValue>> From<Option<T>> for FieldValue {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     pub key: String,
-    pub doc: Value,
+    /// JSON as the store has it: parsed once, by whoever knows its type.
+    pub doc: String,
+}
+
+impl Row {
+    /// The document as a type; `Corrupt` names the row.
+    pub fn read<D: DeserializeOwned>(&self, model: &str) -> Result<D> {
+        document(model, &self.key, &self.doc)
+    }
+}
+
+/// A stored document as a type; `Corrupt` names the row.
+pub fn document<D: DeserializeOwned>(model: &str, key: &str, doc: &str) -> Result<D> {
+    serde_json::from_str(doc).map_err(|error| Error::corrupt(format!("row {key} of {model} cannot be read: {error}")))
 }
 
 /// A change to one row.
@@ -234,6 +250,7 @@ pub trait ViewStore: ParkedStreams + Send + Sync + 'static {
 pub trait ViewSnapshot: Send {
     /// `NotFound` when the model has no live generation.
     async fn head(&mut self, model: &str) -> Result<ModelHead>;
-    async fn get(&mut self, model: &'static str, key: &str) -> Result<Option<Value>>;
+    /// The document of a row, as the store has it.
+    async fn get(&mut self, model: &'static str, key: &str) -> Result<Option<String>>;
     async fn select(&mut self, select: &Select) -> Result<Vec<Row>>;
 }

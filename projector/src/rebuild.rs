@@ -50,6 +50,11 @@ pub enum RebuildError {
     Stopped,
     #[error("a rebuild of {0} is under way already, here or on another machine")]
     Busy(&'static str),
+    #[error(
+        "generation {generation} of {model} is unfinished, and a dry run keeps nothing: go on with it \
+         (`casitas projections rebuild {model}`), or drop it (`casitas projections abort {model}`)"
+    )]
+    Unfinished { model: &'static str, generation: u64 },
     #[error("{0}")]
     Nothing(String),
     /// The two sides are too far apart to be compared.
@@ -151,15 +156,35 @@ impl Rebuilder {
         if !self.views.claim_rebuild(name).await? {
             return Err(RebuildError::Busy(name));
         }
+        let done = match wish.dry_run {
+            true => self.trial(model, wish, progress, stop).await,
+            false => self.rebuild_claimed(model, wish, progress, stop).await,
+        };
+        // It ends with the connection at the latest. A switch that was made is not hidden behind an error of this.
+        if let Err(error) = self.views.release_rebuild(name).await {
+            tracing::warn!(model = name, error = error.chain(), "the claim of a rebuild could not be given back");
+        }
+        done
+    }
+
+    /// Nothing of a trial stays; what went wrong with it is the answer.
+    async fn trial(
+        &self,
+        model: &'static dyn ReadModel,
+        wish: Wish,
+        progress: &Progress,
+        stop: &CancellationToken,
+    ) -> Result<Done> {
+        if let Some(unfinished) = self.standing(model, Standing::Building).await? {
+            let generation = unfinished.head.generation;
+            return Err(RebuildError::Unfinished { model: model.spec().name, generation });
+        }
         let done = self.rebuild_claimed(model, wish, progress, stop).await;
-        if wish.dry_run
-            && done.is_err()
+        if done.is_err()
             && let Ok(Some(trial)) = self.standing(model, Standing::Building).await
         {
-            // Nothing of a trial stays; what went wrong with it is the answer.
             let _ = self.drop(model, trial.head.generation).await;
         }
-        self.views.release_rebuild(name).await?;
         done
     }
 

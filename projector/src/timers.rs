@@ -17,6 +17,7 @@ use domain::{Context, HoldId, LeaseId, Timestamp, UnitId};
 use jiff::SignedDuration;
 use ports::{Clock, Direction, Error, EventLog, FieldValue, Filter, Hints, OrderBy, Result, Row, Select, Topic, ViewStore};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -79,6 +80,12 @@ enum Again {
     /// It is done or refused for good; the row only waits for its projection.
     Never,
     At(Timestamp),
+}
+
+/// A row of a timer's read model.
+struct DueRow {
+    key: String,
+    doc: Value,
 }
 
 pub(crate) struct Timer {
@@ -179,17 +186,19 @@ impl Timer {
     }
 
     /// What is due, and how long until something else may be, from one snapshot.
-    async fn look(&self, now: Timestamp) -> Result<(Vec<Row>, Duration)> {
+    async fn look(&self, now: Timestamp) -> Result<(Vec<DueRow>, Duration)> {
         let mut snapshot = self.views.snapshot().await?;
         let mut select = self.select(Filter::AtMost(DUE_AT, FieldValue::Int(now.as_millisecond())), PAGE_MAX);
-        let mut rows: Vec<Row> = Vec::new();
+        let mut rows: Vec<DueRow> = Vec::new();
         loop {
             let page = match snapshot.select(&select).await {
                 Err(Error::NotFound(_)) => return Ok((rows, SLEEP_MAX)),
                 page => page?,
             };
             let full = page.len() == PAGE_MAX;
-            rows.extend(page);
+            for row in page {
+                rows.push(self.due_row(row)?);
+            }
             match rows.last() {
                 Some(last) if full => select.after = Some((FieldValue::Null, last.key.clone())),
                 _ => break,
@@ -197,8 +206,8 @@ impl Timer {
         }
         let mut select = self.select(Filter::AtLeast(DUE_AT, FieldValue::Int(now.as_millisecond() + 1)), 1);
         select.order = OrderBy { field: Some(DUE_AT), direction: Direction::Ascending };
-        let next = snapshot.select(&select).await?;
-        let until = next.first().and_then(instant).map(|due| due.duration_since(now));
+        let next = snapshot.select(&select).await?.pop().map(|row| self.due_row(row)).transpose()?;
+        let until = next.as_ref().and_then(instant).map(|due| due.duration_since(now));
         // One millisecond more: `due_at` is rounded down to them.
         let until = until.and_then(|until| Duration::try_from(until).ok()).map(|until| until + Duration::from_millis(1));
         Ok((rows, until.map_or(SLEEP_MAX, |until| until.min(SLEEP_MAX))))
@@ -209,14 +218,18 @@ impl Timer {
         Select { model: self.due.model(), filters: vec![filter], order: OrderBy::KEY, after: None, limit }
     }
 
-    async fn fire(&self, row: &Row, key: &str, now: Timestamp) -> Result<Again, CommandError> {
+    fn due_row(&self, row: Row) -> Result<DueRow> {
+        Ok(DueRow { doc: row.read(self.due.model())?, key: row.key })
+    }
+
+    async fn fire(&self, row: &DueRow, key: &str, now: Timestamp) -> Result<Again, CommandError> {
         match self.due {
             Due::HoldExpiry => self.expire_hold(row, key).await,
             Due::LeaseStart => self.start_lease(row, key, now).await,
         }
     }
 
-    async fn expire_hold(&self, row: &Row, key: &str) -> Result<Again, CommandError> {
+    async fn expire_hold(&self, row: &DueRow, key: &str) -> Result<Again, CommandError> {
         let (unit_id, hold_id): (UnitId, HoldId) = (field(row, "unit_id")?, field(row, "hold_id")?);
         let command = step::<Unit>(unit_id.to_string(), UnitCommand::ExpireHold { hold_id });
         match self.handler.execute(&self.issue(key), &[command]).await {
@@ -229,7 +242,7 @@ impl Timer {
         }
     }
 
-    async fn start_lease(&self, row: &Row, key: &str, now: Timestamp) -> Result<Again, CommandError> {
+    async fn start_lease(&self, row: &DueRow, key: &str, now: Timestamp) -> Result<Again, CommandError> {
         let lease_id: LeaseId = field(row, "lease_id")?;
         let lease = self.handler.load::<Lease>(lease_id.to_string()).await?;
         let Some(terms) = lease.state.terms() else { return Ok(Again::Never) };
@@ -279,13 +292,13 @@ fn later(now: Timestamp, wait: SignedDuration) -> Again {
 }
 
 /// `<hold or lease>:<due>`: the row's key and its instant, so that the same thing due at another time is another thing.
-fn due_key(row: &Row) -> String {
+fn due_key(row: &DueRow) -> String {
     let id = ["hold_id", "lease_id"].into_iter().find_map(|name| row.doc.get(name)?.as_str());
     format!("{}:{}", id.unwrap_or(&row.key), instant(row).unwrap_or_default().as_millisecond())
 }
 
 /// `due_at` of the document: milliseconds, or an instant as text.
-fn instant(row: &Row) -> Option<Timestamp> {
+fn instant(row: &DueRow) -> Option<Timestamp> {
     let due = row.doc.get(DUE_AT)?;
     match due.as_i64() {
         Some(milliseconds) => Timestamp::from_millisecond(milliseconds).ok(),
@@ -293,7 +306,7 @@ fn instant(row: &Row) -> Option<Timestamp> {
     }
 }
 
-fn field<T: DeserializeOwned>(row: &Row, name: &str) -> Result<T, CommandError> {
+fn field<T: DeserializeOwned>(row: &DueRow, name: &str) -> Result<T, CommandError> {
     let value = row.doc.get(name).cloned().unwrap_or_default();
     serde_json::from_value(value)
         .map_err(|error| Error::corrupt(format!("row {} has no good {name}: {error}", row.key)).into())

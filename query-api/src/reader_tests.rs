@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -168,6 +169,61 @@ async fn a_flight_that_began_before_the_hold_expired_is_not_taken_after_it() {
     drop(gate);
     assert_eq!(early.await.expect("read")["held"], json!(true));
     assert_eq!(late.await.expect("read")["held"], json!(false));
+}
+
+/// R8 of reliability-security.md: 500 clients at expiry, both replicas.
+#[tokio::test(start_paused = true)]
+async fn many_who_ask_as_a_hold_expires_are_answered_by_one_computation_a_replica() {
+    for sharing in [Sharing::Public, Sharing::Shared, Sharing::Process] {
+        let (views, cache) = (TestViews::new(), TestCache::new());
+        let replicas = [(); 2].map(|()| Arc::new(Replica::new(&views, &cache, MEMORY)));
+        let ask = |replica: &Arc<Replica>| {
+            let replica = replica.clone();
+            tokio::spawn(async move {
+                let query = Arc::new(OneRow("a", sharing));
+                let served = replica.reader.read(query, &Wish::default()).await.expect("an answer").expect("a row");
+                (served.source, value(&served)["held"].clone())
+            })
+        };
+        views.write(&UNITS, "a", json!({"expires": START + 10}));
+        for replica in &replicas {
+            replica.poll().await;
+            assert_eq!(ask(replica).await.expect("read").1, json!(true));
+            assert_eq!(ask(replica).await.expect("read"), (Source::Memory, json!(true)));
+            replica.clock.set(second(10));
+        }
+        let before = views.snapshots.load(Ordering::SeqCst);
+        let gate = views.gate.clone().write_owned().await;
+        let asked: Vec<_> = replicas.iter().flat_map(|replica| (0..250).map(move |_| ask(replica))).collect();
+        settle().await;
+        assert!(asked.iter().all(|read| !read.is_finished()), "{sharing:?}: nobody is served what is over");
+        drop(gate);
+        for read in asked {
+            assert_eq!(read.await.expect("read"), (Source::Computed, json!(false)), "{sharing:?}");
+        }
+        assert_eq!(views.snapshots.load(Ordering::SeqCst) - before, 2, "{sharing:?}");
+        for replica in &replicas {
+            assert_eq!(ask(replica).await.expect("read"), (Source::Memory, json!(false)), "{sharing:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_are_shared_together_are_not_gone_together() {
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+    const KEYS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let replica = Replica::alone().await;
+    for key in KEYS {
+        replica.views.write(&UNITS, key, json!(1));
+    }
+    replica.poll().await;
+    for key in KEYS {
+        replica.served(key).await;
+    }
+    replica.cache.put_count(KEYS.len()).await;
+    let lives: BTreeSet<Duration> = replica.cache.lives.lock().expect("not poisoned").values().copied().collect();
+    assert!(lives.len() > KEYS.len() / 2, "{lives:?}");
+    assert!(lives.iter().all(|life| (DAY * 9 / 10..=DAY * 11 / 10).contains(life)), "{lives:?}");
 }
 
 #[tokio::test(start_paused = true)]

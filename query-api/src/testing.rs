@@ -171,14 +171,14 @@ impl ViewSnapshot for Snapshot {
     async fn head(&mut self, model: &str) -> Result<ModelHead> {
         self.models.get(model).map(|model| model.head.clone()).ok_or_else(|| Error::NotFound(model.into()))
     }
-    async fn get(&mut self, model: &'static str, key: &str) -> Result<Option<Value>> {
+    async fn get(&mut self, model: &'static str, key: &str) -> Result<Option<String>> {
         self.pass().await;
-        Ok(self.models[model].rows.get(key).cloned())
+        Ok(self.models[model].rows.get(key).map(Value::to_string))
     }
     async fn select(&mut self, select: &Select) -> Result<Vec<Row>> {
         self.pass().await;
         let rows = self.models[select.model].rows.iter();
-        Ok(rows.map(|(key, doc)| Row { key: key.clone(), doc: doc.clone() }).collect())
+        Ok(rows.map(|(key, doc)| Row { key: key.clone(), doc: doc.to_string() }).collect())
     }
 }
 
@@ -192,6 +192,8 @@ pub enum Mood {
 
 pub struct TestCache {
     pub stored: Mutex<HashMap<String, (CacheVersion, Bytes)>>,
+    /// How long each was to be kept.
+    pub lives: Mutex<HashMap<String, Duration>>,
     pub mood: Mutex<Mood>,
     pub gets: AtomicUsize,
     pub puts: tokio::sync::watch::Sender<usize>,
@@ -201,6 +203,7 @@ impl TestCache {
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
             stored: Mutex::default(),
+            lives: Mutex::default(),
             mood: Mutex::new(Mood::Works),
             gets: AtomicUsize::new(0),
             puts: tokio::sync::watch::Sender::new(0),
@@ -232,8 +235,9 @@ impl SharedCache for TestCache {
         self.answer().await?;
         Ok(self.stored.lock().expect("not poisoned").get(key).map(|(_, bytes)| bytes.clone()))
     }
-    async fn put(&self, key: &str, version: CacheVersion, value: Bytes, _: Duration) -> Result<()> {
+    async fn put(&self, key: &str, version: CacheVersion, value: Bytes, ttl: Duration) -> Result<()> {
         self.answer().await?;
+        self.lives.lock().expect("not poisoned").insert(key.into(), ttl);
         let mut stored = self.stored.lock().expect("not poisoned");
         if stored.get(key).is_none_or(|(kept, _)| *kept <= version) {
             stored.insert(key.into(), (version, value));
@@ -260,7 +264,7 @@ impl Query for OneRow {
         self.1
     }
     async fn run(&self, snapshot: &mut dyn ViewSnapshot, now: Timestamp) -> Result<Option<Body>> {
-        let row = snapshot.get(UNITS.name, self.0).await?;
+        let row: Option<Value> = read_models::find(snapshot, UNITS.name, self.0).await?;
         let expires = row
             .as_ref()
             .and_then(|row| row["expires"].as_i64())
@@ -289,7 +293,12 @@ impl Query for Everything {
             let select =
                 Select { model: spec.name, filters: vec![], order: ports::OrderBy::KEY, after: None, limit: usize::MAX };
             let rows = snapshot.select(&select).await?;
-            all.insert(spec.name, rows.into_iter().map(|row| (row.key, row.doc)).collect::<BTreeMap<_, _>>());
+            all.insert(
+                spec.name,
+                rows.iter()
+                    .map(|row| Ok((row.key.clone(), row.read::<Value>(spec.name)?)))
+                    .collect::<Result<BTreeMap<_, _>>>()?,
+            );
         }
         let tags = vec![Tag::collection(UNITS.name), Tag::collection(LEASES.name)];
         Body::json(Answer { value: all, tags, valid_until: None })

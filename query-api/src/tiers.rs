@@ -1,6 +1,6 @@
 //! The two cache tiers: ready entries in process, and their bytes in the shared cache.
 
-use std::hash::RandomState;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -28,8 +28,9 @@ const PUTS_MAX: usize = 64;
 const PUT_AFTER: Duration = Duration::from_millis(5);
 const PUT_DEADLINE: Duration = Duration::from_secs(1);
 
-/// What an entry is taken for before there is one, to size the tables.
-const ENTRY_BYTES: u64 = 4_096;
+/// What an entry is taken for before there is one. The cache has the fewer parts the larger it is, and a part must have room for
+/// the largest answers, however many cores the machine has.
+const ENTRY_BYTES: u64 = 65_536;
 
 #[derive(Clone)]
 struct Bytes;
@@ -112,7 +113,7 @@ impl SharedTier {
         let (key, entry) = (key.clone(), entry.clone());
         tokio::spawn(async move {
             tokio::time::sleep(PUT_AFTER).await;
-            let ttl = lifetime(&entry, now);
+            let ttl = shared_lifetime(&key, &entry, now);
             // What has changed again already is written by who computes it next.
             if !ttl.is_zero() && !entry.is_superseded() {
                 // The next read notices a cache that is away; a lost write is only a later miss.
@@ -140,9 +141,66 @@ impl SharedTier {
 
 /// What remains of an entry's life, at most a day.
 pub fn lifetime(entry: &Entry, now: Timestamp) -> Duration {
-    let end = LIFETIME.saturating_sub(Duration::try_from(now.duration_since(entry.computed_at)).unwrap_or_default());
+    remaining(LIFETIME, entry, now)
+}
+
+/// The same for the shared cache, a tenth longer or shorter at most: what was computed together (after a flush, in a
+/// new term) is not gone together a day later. Each key has its own life, the same in every replica.
+fn shared_lifetime(key: &str, entry: &Entry, now: Timestamp) -> Duration {
+    let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(key);
+    let permille = 900 + u32::try_from(hash % 201).unwrap_or_default();
+    remaining(LIFETIME * permille / 1_000, entry, now)
+}
+
+/// Never beyond the instant at which the answer changes by itself.
+fn remaining(life: Duration, entry: &Entry, now: Timestamp) -> Duration {
+    let end = life.saturating_sub(Duration::try_from(now.duration_since(entry.computed_at)).unwrap_or_default());
     match entry.valid_until {
         None => end,
         Some(until) => end.min(Duration::try_from(until.duration_since(now)).unwrap_or_default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::testing::second;
+
+    fn entry(valid_until: Option<Timestamp>) -> Entry {
+        Entry::new(vec![], second(0), valid_until, "application/json", "{}".into())
+    }
+
+    fn keys() -> impl Iterator<Item = String> {
+        (0..1_000).map(|unit| format!("v:units:id={unit}"))
+    }
+
+    #[test]
+    fn lives_in_the_shared_cache_are_spread_by_a_tenth_and_each_keys_is_always_the_same() {
+        let lives = || keys().map(|key| shared_lifetime(&key, &entry(None), second(0)));
+        let (shortest, longest) = (LIFETIME * 9 / 10, LIFETIME * 11 / 10);
+        assert!(lives().all(|life| (shortest..=longest).contains(&life)));
+        assert!(lives().eq(lives()));
+        assert!(lives().collect::<BTreeSet<_>>().len() > 150, "{:?}", lives().collect::<BTreeSet<_>>());
+        for tenth in [0.92, 0.94, 0.96, 0.98, 1.0, 1.02, 1.04, 1.06, 1.08] {
+            let sooner = lives().filter(|life| *life < LIFETIME.mul_f64(tenth)).count();
+            let expected = ((tenth - 0.9) * 5_000.0) as usize;
+            assert!(sooner.abs_diff(expected) < 80, "{sooner} of 1,000 before {tenth} of a day");
+        }
+        // What others are told of an entry does not depend on its key.
+        assert_eq!(lifetime(&entry(None), second(0)), LIFETIME);
+    }
+
+    #[test]
+    fn a_life_is_counted_from_the_computation_and_never_passes_the_instant_of_the_next_change() {
+        for key in keys() {
+            let whole = shared_lifetime(&key, &entry(None), second(0));
+            assert_eq!(shared_lifetime(&key, &entry(None), second(600)), whole - Duration::from_secs(600));
+            assert_eq!(shared_lifetime(&key, &entry(None), second(100_000)), Duration::ZERO, "more than a day and a tenth");
+            let changes = entry(Some(second(30)));
+            assert_eq!(shared_lifetime(&key, &changes, second(10)), Duration::from_secs(20));
+            assert_eq!(shared_lifetime(&key, &changes, second(31)), Duration::ZERO);
+        }
     }
 }

@@ -17,7 +17,8 @@ use crate::{Answer, Feed, Indexed, Page, PageRequest, ReadModel, Rows, Tag};
 
 pub static SPEC: ModelSpec = ModelSpec {
     name: "available_units",
-    fold_version: 2,
+    // 3: the fold is that of 2; the indexes of texts are others.
+    fold_version: 3,
     context: Context::Units,
     // The first is the order of the search: its index carries the others.
     fields: &[

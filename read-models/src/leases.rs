@@ -373,8 +373,7 @@ pub async fn register(
         let rows = snapshot.select(&select).await?;
         let is_last = rows.len() < CHUNK;
         for stored in rows {
-            let row = Row::deserialize(&stored.doc)
-                .map_err(|error| Error::corrupt(format!("row {} of {} cannot be read: {error}", stored.key, SPEC.name)))?;
+            let row: Row = stored.read(SPEC.name)?;
             lines.extend(register_line(&row, position, as_of));
             select.after = Some((FieldValue::Null, stored.key));
         }

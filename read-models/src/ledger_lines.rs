@@ -109,8 +109,7 @@ pub async fn book(snapshot: &mut dyn ViewSnapshot, lease_id: LeaseId, known: Opt
         let rows = snapshot.select(&select).await?;
         let is_last = rows.len() < CHUNK;
         for row in rows {
-            let movement = Movement::deserialize(&row.doc)
-                .map_err(|error| Error::corrupt(format!("row {} of {} cannot be read: {error}", row.key, SPEC.name)))?;
+            let movement: Movement = row.read(SPEC.name)?;
             // A stream's positions rise, so nothing that is known comes after something that is not.
             if known.is_some_and(|known| known < movement.position) {
                 return Ok(Some(Book { head, movements }));

@@ -193,8 +193,7 @@ pub async fn ledgers_at(
         let rows = snapshot.select(&select).await?;
         let is_last = rows.len() < CHUNK;
         for row in rows {
-            let head = LedgerHead::deserialize(&row.doc)
-                .map_err(|error| Error::corrupt(format!("row {} of {} cannot be read: {error}", row.key, SPEC.name)))?;
+            let head: LedgerHead = row.read(SPEC.name)?;
             heads.extend((head.position <= position).then_some(head));
             select.after = Some((FieldValue::Null, row.key));
         }

@@ -1,7 +1,7 @@
 //! A page of rows that pass a test the view store cannot make.
 
 use domain::Timestamp;
-use ports::{Error, FieldKind, FieldValue, Filter, ModelSpec, OrderBy, Result, Row, Select, ViewSnapshot};
+use ports::{FieldKind, FieldValue, Filter, ModelSpec, OrderBy, Result, Select, ViewSnapshot, document};
 use serde::de::DeserializeOwned;
 
 use crate::{Cursor, Page, PageRequest};
@@ -50,10 +50,8 @@ where
         let rows = snapshot.select(&select).await?;
         let is_last = rows.len() < select.limit;
         for row in rows {
-            let Row { key, doc } = row;
-            // By value: texts are taken over, not copied.
-            let doc = D::deserialize(doc)
-                .map_err(|error| Error::corrupt(format!("row {key} of {} cannot be read: {error}", select.model)))?;
+            let doc: D = row.read(select.model)?;
+            let key = row.key;
             let Look { shown, valid_until: until } = look(&doc);
             valid_until = crate::time::earliest([valid_until, until]);
             if let Some(shown) = shown {
@@ -89,7 +87,5 @@ pub async fn find<D: DeserializeOwned>(
     key: &str,
 ) -> Result<Option<D>> {
     let Some(doc) = snapshot.get(model, key).await? else { return Ok(None) };
-    let doc =
-        D::deserialize(doc).map_err(|error| Error::corrupt(format!("row {key} of {model} cannot be read: {error}")))?;
-    Ok(Some(doc))
+    document(model, key, &doc).map(Some)
 }

@@ -90,8 +90,8 @@ impl ViewSnapshot for Shelf {
         Err(Error::NotFound(model.to_owned()))
     }
 
-    async fn get(&mut self, model: &'static str, key: &str) -> Result<Option<Value>> {
-        Ok(self.doc(model, key))
+    async fn get(&mut self, model: &'static str, key: &str) -> Result<Option<String>> {
+        Ok(self.doc(model, key).map(|doc| doc.to_string()))
     }
 
     async fn select(&mut self, select: &Select) -> Result<Vec<Row>> {
@@ -119,6 +119,6 @@ impl ViewSnapshot for Shelf {
             .filter(|(row, _)| select.after.as_ref().is_none_or(|after| order(row, after) == Ordering::Greater))
             .collect();
         rows.sort_by(|a, b| order(&a.0, &b.0));
-        Ok(rows.into_iter().take(select.limit).map(|((_, key), doc)| Row { key, doc }).collect())
+        Ok(rows.into_iter().take(select.limit).map(|((_, key), doc)| Row { key, doc: doc.to_string() }).collect())
     }
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use ports::{Error, HintStream, Hints, ModelHead, ModelSpec, Position, Result, Row, Select, Topic, ViewSnapshot, ViewStore};
-use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
 use crate::Order;
@@ -132,7 +131,7 @@ impl ViewSnapshot for Pinned {
         self.opened().await?.head(model).await
     }
 
-    async fn get(&mut self, model: &'static str, key: &str) -> Result<Option<Value>> {
+    async fn get(&mut self, model: &'static str, key: &str) -> Result<Option<String>> {
         self.opened().await?.get(model, key).await
     }
 

@@ -186,16 +186,19 @@ struct Chaos {
     /// Faults in all (default 60)
     #[arg(long)]
     rounds: Option<usize>,
-    /// Only this kind of fault; repeatable. `disk` is made only when it is named
+    /// Only this kind of fault; repeatable. Without it, all; `disk`, which needs root, after 100 rounds or more
     #[arg(long, value_name = "FAULT")]
     only: Vec<String>,
+    /// Pass without the faults that cannot be made on this machine
+    #[arg(long)]
+    allow_absent: bool,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
     /// Build and run casitas without optimisation
     #[arg(long)]
     debug: bool,
-    /// Run this casitas instead of building one
+    /// Run this casitas instead of building one; for --bug and --bugs one with the feature `seeded-bugs`
     #[arg(long, conflicts_with = "debug")]
     binary: Option<PathBuf>,
     /// Run a casitas that makes this mistake: no-lock, checkpoint-before-view or ack-before-append; exits with 0 only if the
@@ -299,6 +302,7 @@ fn run_chaos(chaos: &Chaos) -> Result<bool> {
             seed: chaos.seed,
             rounds: chaos.rounds,
             only: chaos.only.clone(),
+            allow_absent: chaos.allow_absent,
             profile: if chaos.debug { Profile::Debug } else { Profile::Release },
             binary: chaos.binary.clone(),
             bug,

@@ -42,7 +42,7 @@ pub(super) fn select(rows: &Rows, names: &[&'static str], select: &Select) -> Re
         }
     };
     let rows = chosen.iter().filter(after).take(select.limit);
-    Ok(rows.map(|(_, key, row)| Row { key: (*key).clone(), doc: row.doc.clone() }).collect())
+    Ok(rows.map(|(_, key, row)| Row { key: (*key).clone(), doc: row.doc.to_string() }).collect())
 }
 
 fn matches(names: &[&'static str], key: &str, row: &StoredRow, filters: &[Filter]) -> Result<bool> {

@@ -226,8 +226,8 @@ impl ViewSnapshot for Snapshot {
         Ok(self.model(model)?.head.clone())
     }
 
-    async fn get(&mut self, model: &'static str, key: &str) -> Result<Option<Value>> {
-        Ok(self.model(model)?.rows.get(key).map(|row| row.doc.clone()))
+    async fn get(&mut self, model: &'static str, key: &str) -> Result<Option<String>> {
+        Ok(self.model(model)?.rows.get(key).map(|row| row.doc.to_string()))
     }
 
     async fn select(&mut self, query: &Select) -> Result<Vec<Row>> {

@@ -69,6 +69,23 @@ impl<'a> Events<'a> {
         self.causation_id.push(request.metadata.causation_id);
         self.traceparent.push(request.metadata.traceparent.as_deref());
     }
+
+    /// The twelve arrays, in the order of both functions' parameters.
+    fn bind<'q>(&'q self, query: Query<'q, Postgres, PgArguments>) -> Query<'q, Postgres, PgArguments> {
+        query
+            .bind(&self.aggregate_type)
+            .bind(&self.aggregate_id)
+            .bind(&self.sequence)
+            .bind(&self.event_id)
+            .bind(&self.event_type)
+            .bind(&self.event_version)
+            .bind(&self.payload)
+            .bind(&self.effective_on)
+            .bind(&self.actor)
+            .bind(&self.correlation_id)
+            .bind(&self.causation_id)
+            .bind(&self.traceparent)
+    }
 }
 
 /// What `casitas_accept` takes: one field an array parameter, in the order of the fields.
@@ -113,20 +130,8 @@ impl<'a> Whole<'a> {
     }
 
     pub(super) fn query(&self) -> Query<'_, Postgres, PgArguments> {
-        let events = &self.events;
-        sqlx::query(ACCEPT)
-            .bind(&events.aggregate_type)
-            .bind(&events.aggregate_id)
-            .bind(&events.sequence)
-            .bind(&events.event_id)
-            .bind(&events.event_type)
-            .bind(&events.event_version)
-            .bind(&events.payload)
-            .bind(&events.effective_on)
-            .bind(&events.actor)
-            .bind(&events.correlation_id)
-            .bind(&events.causation_id)
-            .bind(&events.traceparent)
+        self.events
+            .bind(sqlx::query(ACCEPT))
             .bind(&self.next)
             .bind(&self.last)
             .bind(&self.scope)
@@ -224,8 +229,7 @@ impl<'a> Judged<'a> {
     }
 
     pub(super) fn query(&self) -> Query<'_, Postgres, PgArguments> {
-        let events = &self.events;
-        sqlx::query(APPEND)
+        let query = sqlx::query(APPEND)
             .bind(&self.count)
             .bind(&self.before)
             .bind(&self.key_request)
@@ -240,19 +244,8 @@ impl<'a> Judged<'a> {
             .bind(&self.stream_id)
             .bind(&self.stream_expected)
             .bind(&self.event_request)
-            .bind(&self.event_place)
-            .bind(&events.aggregate_type)
-            .bind(&events.aggregate_id)
-            .bind(&events.sequence)
-            .bind(&events.event_id)
-            .bind(&events.event_type)
-            .bind(&events.event_version)
-            .bind(&events.payload)
-            .bind(&events.effective_on)
-            .bind(&events.actor)
-            .bind(&events.correlation_id)
-            .bind(&events.causation_id)
-            .bind(&events.traceparent)
+            .bind(&self.event_place);
+        self.events.bind(query)
     }
 }
 

@@ -24,6 +24,7 @@ const VIEWS_STEPS: &[Step] = &[
     (1, "views", include_str!("../../migrations/postgres/views/0001_views.sql")),
     (2, "generations", include_str!("../../migrations/postgres/views/0002_generations.sql")),
     (3, "parked", include_str!("../../migrations/postgres/views/0003_parked.sql")),
+    (4, "heads", include_str!("../../migrations/postgres/views/0004_heads.sql")),
 ];
 
 const ROLES: &str = include_str!("../../migrations/postgres/roles.sql");

@@ -127,9 +127,11 @@ impl PostgresServer {
         Shelf::new(what, kept_plans(self.options(&self.views_database())), self.connections)
     }
 
-    /// For queries whose plan depends on what is asked for.
+    /// For queries whose plan depends on what is asked for: parsed once, planned anew for the values of each. A plan for any value
+    /// would take a rare city for a common one.
     pub(super) fn query_shelf(&self, what: &str) -> Shelf {
-        Shelf::new(what, self.options(&self.views_database()), self.connections)
+        let options = self.options(&self.views_database()).options([("plan_cache_mode", "force_custom_plan")]);
+        Shelf::new(what, options, self.connections)
     }
 
     /// For rebuilds: the server waits as long as they take, but not for locks.

@@ -4,14 +4,13 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use ports::{Checkpoint, Error, ModelHead, Result, Row, Select, ViewSnapshot};
-use serde_json::Value;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Postgres, Row as _};
 
 use super::errors::{Call, within};
 use super::shelf::{Shelf, Taken};
 use super::views::WHAT;
-use crate::keyset::{Bind, Dialect, build, table};
+use crate::keyset::{Bind, Dialect, build, name, table};
 use crate::stored::unsigned;
 
 pub(super) const HEADS: &str =
@@ -60,8 +59,9 @@ impl PostgresSnapshot {
 
     async fn live(&mut self, model: &str) -> Result<&ModelHead> {
         if !self.heads.contains_key(model) {
-            let sql = format!("{HEADS} AND model = $1");
-            let query = sqlx::query(&sql).bind(model);
+            // Without a parameter, so that it is planned once.
+            let sql = format!("{HEADS} AND model = '{}'", name(model)?);
+            let query = sqlx::query(&sql);
             let row = self.run(async |connection| query.fetch_optional(connection).await).await?;
             let row = row.ok_or_else(|| Error::NotFound(format!("a live generation of {model}")))?;
             self.heads.insert(model.to_owned(), head_of(&row)?);
@@ -85,9 +85,8 @@ impl Drop for PostgresSnapshot {
     }
 }
 
-/// Planned anew for its values: a plan for any value would take a rare city for a common one.
 pub(super) fn bound(sql: &str, binds: Vec<Bind>) -> PgQuery<'_> {
-    let query = sqlx::query(sql).persistent(false);
+    let query = sqlx::query(sql);
     binds.into_iter().fold(query, |query, bind| match bind {
         Bind::Int(number) => query.bind(number),
         Bind::Text(text) => query.bind(text),
@@ -104,11 +103,12 @@ impl ViewSnapshot for PostgresSnapshot {
         self.live(model).await.cloned()
     }
 
-    async fn get(&mut self, model: &'static str, key: &str) -> Result<Option<Value>> {
+    async fn get(&mut self, model: &'static str, key: &str) -> Result<Option<String>> {
         let table = table(model, self.live(model).await?.generation)?;
         let sql = format!("SELECT doc FROM {table} WHERE key = $1");
-        let query = sqlx::query_scalar(&sql).bind(key);
-        self.run(async |connection| query.fetch_optional(connection).await).await
+        let query = sqlx::query(&sql).bind(key);
+        let row = self.run(async |connection| query.fetch_optional(connection).await).await?;
+        row.as_ref().map(document).transpose()
     }
 
     async fn select(&mut self, select: &Select) -> Result<Vec<Row>> {
@@ -116,8 +116,15 @@ impl ViewSnapshot for PostgresSnapshot {
         let built = build::<PostgresDialect>(select, generation)?;
         let query = bound(&built.sql, built.binds);
         let rows = self.run(async |connection| query.fetch_all(connection).await).await?;
-        rows.iter().map(|row| Ok(Row { key: column(row, "key")?, doc: column(row, "doc")? })).collect()
+        rows.iter().map(|row| Ok(Row { key: column(row, "key")?, doc: document(row)? })).collect()
     }
+}
+
+/// The text of `doc`, unchecked: its bytes are JSON because the column's type says so.
+fn document(row: &PgRow) -> Result<String> {
+    let unreadable = |error: sqlx::error::BoxDynError| Error::corrupt(format!("{WHAT}: {error}"));
+    let raw = row.try_get_raw("doc").map_err(|error| unreadable(error.into()))?;
+    Ok(raw.as_str().map_err(unreadable)?.to_owned())
 }
 
 pub(super) fn head_of(row: &PgRow) -> Result<ModelHead> {

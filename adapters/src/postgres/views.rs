@@ -127,7 +127,7 @@ impl PostgresViews {
 
     async fn change(&self, batch: &ViewBatch<'_>) -> Result<u64> {
         let columns = Columns::of(batch.spec, &batch.changes);
-        let sql = application(batch.spec, batch.generation)?;
+        let sql = application(batch.spec, batch.generation, !columns.deleted.is_empty(), !columns.keys.is_empty())?;
         let tags: Vec<&str> = batch.tags.iter().map(String::as_str).collect();
         let mut query = sqlx::query_scalar::<_, i64>(&sql)
             .bind(batch.spec.name)
@@ -140,14 +140,31 @@ impl PostgresViews {
             .bind(tags)
             .bind(columns.deleted)
             .bind(columns.keys)
-            .bind(columns.docs.into_iter().map(sqlx::types::Json).collect::<Vec<_>>());
+            .bind(columns.docs);
         for field in columns.fields {
             query = match field {
                 FieldColumn::Text(values) => query.bind(values),
                 FieldColumn::Int(values) => query.bind(values),
             };
         }
-        self.step(batch, query).await
+        let revision = self.step(batch, query).await?;
+        if revision.is_multiple_of(TRIM_EVERY)
+            && let Err(error) = self.trim(batch, revision).await
+        {
+            // The step is done. The next trim takes what this one left.
+            tracing::warn!(model = batch.spec.name, error = error.chain(), "old changes are kept for longer");
+        }
+        Ok(revision)
+    }
+
+    /// Changes that `oldest_change` has passed.
+    async fn trim(&self, batch: &ViewBatch<'_>, revision: u64) -> Result<()> {
+        let trim = "DELETE FROM view_changes WHERE model = $1 AND generation = $2 AND revision <= $3";
+        let query = sqlx::query(trim)
+            .bind(batch.spec.name)
+            .bind(signed(batch.generation)?)
+            .bind(signed(revision.saturating_sub(CHANGES_KEPT))?);
+        self.kept.run(Call::Write, async |connection| query.execute(connection).await).await.map(drop)
     }
 }
 
@@ -192,10 +209,11 @@ pub(super) fn index_creation(spec: &ModelSpec, generation: u64) -> Result<String
     Ok(indexes)
 }
 
-/// One statement: the head moves only from the expected term and checkpoint, and everything else only if the head moved.
-fn application(spec: &ModelSpec, generation: u64) -> Result<String> {
+/// One statement: the head moves only from the expected term and checkpoint, and everything else only if the head moved. What is
+/// not deleted or put has no part in it: each part is set up for every step.
+fn application(spec: &ModelSpec, generation: u64, deletes: bool, puts: bool) -> Result<String> {
     let table = table(spec.name, generation)?;
-    let (mut names, mut params, mut updates) = (String::new(), String::new(), String::new());
+    let [mut names, mut params, mut values, mut updates] = [const { String::new() }; 4];
     for (field, n) in spec.fields.iter().zip(12..) {
         let name = field_column(field.name)?;
         let array = match field.kind {
@@ -204,8 +222,18 @@ fn application(spec: &ModelSpec, generation: u64) -> Result<String> {
         };
         names.push_str(&format!(", {name}"));
         params.push_str(&format!(", ${n}::{array}"));
+        values.push_str(&format!(", r.{name}"));
         updates.push_str(&format!(", {name} = excluded.{name}"));
     }
+    let gone = format!(", gone AS (DELETE FROM {table} t USING head WHERE t.key = ANY($9::text[]))");
+    let put = format!(
+        ", put AS (
+            INSERT INTO {table} (key, doc{names})
+            SELECT r.key, r.doc::json{values} FROM head, unnest($10::text[], $11::text[]{params}) r(key, doc{names})
+            ON CONFLICT (key) DO UPDATE SET doc = excluded.doc{updates}
+         )"
+    );
+    let (gone, put) = (if deletes { &*gone } else { "" }, if puts { &*put } else { "" });
     Ok(format!(
         "WITH head AS (
             UPDATE view_heads SET incarnation = $5, position = $6, event_id = $7,
@@ -213,20 +241,11 @@ fn application(spec: &ModelSpec, generation: u64) -> Result<String> {
                    oldest_change = CASE WHEN (revision + 1) % {TRIM_EVERY} = 0
                         THEN greatest(oldest_change, revision + 1 - {CHANGES_KEPT} + 1) ELSE oldest_change END
              WHERE model = $1 AND generation = $2 AND term = $3 AND position = $4
-            RETURNING revision, oldest_change
+            RETURNING revision
          ), changed AS (
             INSERT INTO view_changes (model, generation, revision, tags)
             SELECT $1, $2, revision, $8::text[] FROM head
-         ), trimmed AS (
-            DELETE FROM view_changes v USING head
-             WHERE head.revision % {TRIM_EVERY} = 0 AND v.model = $1 AND v.generation = $2 AND v.revision < head.oldest_change
-         ), gone AS (
-            DELETE FROM {table} t USING head WHERE t.key = ANY($9::text[])
-         ), put AS (
-            INSERT INTO {table} (key, doc{names})
-            SELECT r.* FROM head, unnest($10::text[], $11::json[]{params}) r
-            ON CONFLICT (key) DO UPDATE SET doc = excluded.doc{updates}
-         )
+         ){gone}{put}
          SELECT revision FROM head"
     ))
 }
@@ -235,7 +254,8 @@ fn application(spec: &ModelSpec, generation: u64) -> Result<String> {
 struct Columns<'a> {
     deleted: Vec<&'a str>,
     keys: Vec<&'a str>,
-    docs: Vec<&'a Value>,
+    /// As texts: they are stored as we write them, and are not made into another type of the server's first.
+    docs: Vec<String>,
     fields: Vec<FieldColumn<'a>>,
 }
 
@@ -256,7 +276,7 @@ impl<'a> Columns<'a> {
                 RowChange::Delete { key } => columns.deleted.push(key),
                 RowChange::Put { key, doc, fields } => {
                     columns.keys.push(key);
-                    columns.docs.push(doc);
+                    columns.docs.push(doc.to_string());
                     columns.fields.iter_mut().zip(fields).for_each(|(column, value)| column.push(value));
                 }
             }

@@ -53,7 +53,7 @@ impl ViewSnapshot for SqliteSnapshot {
         self.live(model).await.cloned()
     }
 
-    async fn get(&mut self, model: &'static str, key: &str) -> Result<Option<Value>> {
+    async fn get(&mut self, model: &'static str, key: &str) -> Result<Option<String>> {
         let table = table(model, self.live(model).await?.generation)?;
         let sql = format!("SELECT doc FROM {table} WHERE key = ?");
         self.file.run(sqlx::query_scalar(&sql).bind(key).fetch_optional(&mut *self.transaction)).await

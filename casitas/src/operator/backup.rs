@@ -22,6 +22,7 @@ read any. Keep master.key elsewhere. Token keys are not copied: after a restore 
 )]
 pub struct Backup {
     /// The folder to make.
+    #[arg(value_parser = super::verify::absolute)]
     pub dest: PathBuf,
     /// Copy master.key, too.
     #[arg(long)]

@@ -11,9 +11,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 use domain::Timestamp;
+use projector::Wish;
+use read_models::ReadModel;
 use serde_json::{Value, json};
 
-use super::{Operator, Rows};
+pub(super) use self::followers::BESIDE_LOGS;
+use super::{Operator, Rows, projections};
 use crate::exit;
 
 /// Any one check; the writers are looked at twice.
@@ -67,7 +70,7 @@ impl Line {
 }
 
 impl Operator {
-    pub(super) async fn doctor(&self, quick: bool, rows: &Rows) -> Result<u8> {
+    pub(super) async fn doctor(&self, quick: bool, compare: bool, rows: &Rows) -> Result<u8> {
         let mut exit = self.servers(rows).await?;
         if quick {
             return Ok(exit);
@@ -80,15 +83,37 @@ impl Operator {
         lines.extend(self.bounded("move-in processes", self.processes()).await);
         lines.extend(self.bounded("timers", self.overdue()).await);
         lines.extend(self.bounded("writers", self.blocked_writers()).await);
+        if !compare {
+            lines.push(Line::fine("rows", "not compared with the logs: casitas doctor --rows does"));
+        }
         for line in lines {
-            exit = match (exit, line.state) {
-                (exit::DEPENDENCY_DOWN, _) | (_, State::Unknown) => exit::DEPENDENCY_DOWN,
-                (_, State::Wrong) => exit::CHECK_FAILED,
-                (exit, State::Fine) => exit,
-            };
+            exit = worse(exit, line.state);
+            rows.send(line.row()).await?;
+        }
+        for model in read_models::all().into_iter().filter(|_| compare) {
+            let line = self.drift(model, rows).await;
+            exit = worse(exit, line.state);
             rows.send(line.row()).await?;
         }
         Ok(exit)
+    }
+
+    /// Whether a model's rows are those of a fresh fold. Takes as long as there are events, so nothing bounds it.
+    async fn drift(&self, model: &'static dyn ReadModel, rows: &Rows) -> Line {
+        let (name, now) = (model.spec().name, self.platform.clock.now());
+        let check = format!("rows of {name}");
+        // What is parked there is parked here, too.
+        let trial = Wish { parallel: 1, manual: false, dry_run: true, force: false, park: Some(now) };
+        match self.rebuild_one(model, trial, rows).await {
+            Ok(done) if done.comparison.is_equal() => {
+                Line::fine(check, format!("{} rows, as a fresh fold makes them", done.comparison.rows))
+            }
+            Ok(done) => {
+                let found = projections::told(model, &done.comparison);
+                Line::wrong(check, found, format!("casitas projections rebuild {name} --force"))
+            }
+            Err(error) => Line::unknown(check, format!("{error:#}")),
+        }
     }
 
     async fn servers(&self, rows: &Rows) -> Result<u8> {
@@ -96,9 +121,11 @@ impl Operator {
         for check in &self.platform.checks {
             let line = match tokio::time::timeout(SERVER_TIMEOUT, check.run()).await {
                 Ok(Ok(())) => Line::fine(check.name(), ""),
-                Ok(Err(error)) => {
-                    Line::wrong(check.name(), error.chain(), "start the server, or put its address or password right")
-                }
+                Ok(Err(error)) => Line::wrong(
+                    check.name(),
+                    error.chain(),
+                    "casitas doctor --quick, once the server is started or its address or password put right",
+                ),
                 Err(_) => Line::unknown(check.name(), "no answer in 2 s"),
             };
             if line.state != State::Fine {
@@ -116,6 +143,15 @@ impl Operator {
             Ok(Err(error)) => vec![Line::unknown(check, format!("{error:#}"))],
             Err(_) => vec![Line::unknown(check, format!("not done within {} s", CHECK_TIMEOUT.as_secs()))],
         }
+    }
+}
+
+/// The exit code so far, with one line more.
+fn worse(exit: u8, state: State) -> u8 {
+    match (exit, state) {
+        (exit::DEPENDENCY_DOWN, _) | (_, State::Unknown) => exit::DEPENDENCY_DOWN,
+        (_, State::Wrong) => exit::CHECK_FAILED,
+        (exit, State::Fine) => exit,
     }
 }
 

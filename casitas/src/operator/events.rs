@@ -24,7 +24,7 @@ pub use self::masked::data as masked_data;
 pub(super) use self::masked::whole;
 pub use self::replay::Replay;
 use super::{Operator, Rows};
-use crate::transfer::ImportArgs;
+use crate::transfer::{ImportArgs, RenewArgs};
 
 #[derive(Clone, Debug, Subcommand, Serialize, Deserialize)]
 pub enum Events {
@@ -103,6 +103,8 @@ pub enum Events {
     Export(Export),
     /// Write an export into an empty store.
     Import(ImportArgs),
+    /// Begin a new life of logs that were put back to an earlier moment.
+    Renew(RenewArgs),
     /// Check that history is what happened: positions, streams, payloads, checkpoints, the hash chain; exit 6 when it is not.
     #[command(after_help = "Example: casitas events verify --anchor /safe/anchors")]
     Verify {
@@ -134,6 +136,7 @@ impl Events {
             | Self::Replay(_)
             | Self::Export(_)
             | Self::Import(_)
+            | Self::Renew(_)
             | Self::Verify { .. }
             | Self::Anchor { .. } => false,
         }
@@ -155,7 +158,7 @@ impl Operator {
             Events::Stats { context, top } => self.show_stats(context.as_deref(), top, rows).await,
             Events::Replay(replay) => self.replay(&replay, rows).await,
             Events::Export(export) => self.export(&export, rows).await,
-            Events::Import(_) => bail!("an import opens the store itself: nothing may run on it"),
+            Events::Import(_) | Events::Renew(_) => bail!("this opens the store itself: nothing may run on it"),
             Events::Verify { context, anchor } => self.verify(context.as_deref(), anchor.as_deref(), rows).await,
             Events::Anchor { file } => self.anchor(&file, rows).await,
         }

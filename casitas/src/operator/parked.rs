@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::{Operator, Refusal, Rows, chained, events};
+use super::{Operator, Refusal, Rows, chained, events, projections};
 use crate::exit;
 
 /// Events of a parked stream that are counted or shown at most.
@@ -127,7 +127,7 @@ impl Operator {
     pub(super) async fn all_parked(&self, model: Option<&str>) -> Result<Vec<Found>> {
         let models = match model {
             None => read_models::all(),
-            Some(name) => vec![known_model(name)?],
+            Some(name) => vec![projections::model(name)?],
         };
         let heads = self.platform.views.heads().await.map_err(chained)?;
         let mut found = vec![];
@@ -272,13 +272,6 @@ enum Outcome {
     Parked(ParkedStream),
     /// Nobody has looked yet.
     Waiting,
-}
-
-fn known_model(name: &str) -> Result<&'static dyn ReadModel> {
-    let models = read_models::all();
-    let names: Vec<&str> = models.iter().map(|model| model.spec().name).collect();
-    let found = models.iter().find(|model| model.spec().name == name).copied();
-    found.with_context(|| format!("there is no read model {name:?}; there are {}", names.join(", ")))
 }
 
 fn stream_of(text: &str) -> Result<StreamId> {

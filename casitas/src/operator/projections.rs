@@ -11,12 +11,15 @@ use read_models::ReadModel;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+pub(super) use self::rebuild::told;
 use super::{Operator, Refusal, Rows};
 use crate::exit;
 
 #[derive(Clone, Debug, Subcommand, Serialize, Deserialize)]
 pub enum Projections {
-    /// Every read model: version, position, lag.
+    /// Every read model and every other follower: version, position, lag.
+    ///
+    /// `lag_seconds` is the age of the first event that is not folded yet.
     #[command(after_help = "Example: casitas projections list -o table")]
     List,
     /// Every generation of a read model (of all, without a name): standing, position, progress.
@@ -86,6 +89,24 @@ pub enum Projections {
 pub enum SwitchMode {
     Auto,
     Manual,
+}
+
+impl Projections {
+    /// The command that goes on with a rebuild that was stopped; none for a trial, of which nothing stays.
+    pub fn again(&self) -> Option<String> {
+        let Self::Rebuild { names, all, parallel, switch, dry_run: false, force, park, json } = self else { return None };
+        let mut call = format!("casitas projections rebuild {}", if *all { "--all".to_owned() } else { names.join(" ") });
+        if *parallel > 1 {
+            call.push_str(&format!(" --parallel {parallel}"));
+        }
+        let manual = *switch == SwitchMode::Manual;
+        for (flag, is_set) in [("--switch manual", manual), ("--force", *force), ("--park", *park), ("--json", *json)] {
+            if is_set {
+                call.push_str(&format!(" {flag}"));
+            }
+        }
+        Some(call)
+    }
 }
 
 impl Operator {
@@ -180,7 +201,8 @@ fn named(names: &[String]) -> Result<Vec<&'static dyn ReadModel>> {
     names.iter().map(|name| model(name)).collect()
 }
 
-fn model(name: &str) -> Result<&'static dyn ReadModel> {
+/// A read model by its name.
+pub(super) fn model(name: &str) -> Result<&'static dyn ReadModel> {
     let found = read_models::all().into_iter().find(|model| model.spec().name == name);
     found.ok_or_else(|| {
         let all: Vec<&str> = read_models::all().iter().map(|model| model.spec().name).collect();
@@ -190,7 +212,7 @@ fn model(name: &str) -> Result<&'static dyn ReadModel> {
 
 fn refusal(error: RebuildError) -> anyhow::Error {
     let code = match &error {
-        RebuildError::Busy(_) => exit::CONFLICT,
+        RebuildError::Busy(_) | RebuildError::Unfinished { .. } => exit::CONFLICT,
         RebuildError::Nothing(_) => exit::NOT_FOUND,
         RebuildError::Apart(_) => exit::CHECK_FAILED,
         RebuildError::Stopped => exit::INTERRUPTED,

@@ -16,7 +16,7 @@ use super::lines::{LineReader, beside};
 use super::progress::Progress;
 use crate::config::Settings;
 use crate::exit;
-use crate::operator::chained;
+use crate::operator::{Refusal, chained};
 use crate::output::Printer;
 use crate::platform::{Platform, Role};
 use crate::secrets::Secrets;
@@ -79,7 +79,11 @@ pub async fn import(settings: &Settings, args: &ImportArgs, printer: &mut Printe
         return Ok(exit::OK);
     }
     let mut writer = Writer::new(&target.logs, &checked.header);
-    let written = writer.run(&args.file, &subjects).await;
+    // What was appended stays; an append that is under way is found by --resume, or not.
+    let written = tokio::select! {
+        written = writer.run(&args.file, &subjects) => written,
+        _ = tokio::signal::ctrl_c() => Err(Refusal::new(exit::INTERRUPTED, "interrupted").into()),
+    };
     writer.progress.clear();
     if let Err(error) = written {
         let again = format!("casitas events import {} --resume", args.file.display());
@@ -208,13 +212,13 @@ fn read_subjects(path: &Path) -> Result<Vec<(Context, WrappedKey)>> {
 }
 
 /// The logs to be written, by whoever may.
-struct Target {
-    logs: Vec<Arc<dyn EventLog>>,
+pub(super) struct Target {
+    pub(super) logs: Vec<Arc<dyn EventLog>>,
     sealer: Sealer,
 }
 
 impl Target {
-    async fn open(settings: &Settings) -> Result<Self> {
+    pub(super) async fn open(settings: &Settings) -> Result<Self> {
         if let Some(address) = &settings.postgres {
             let folder = settings.secrets_dir.clone();
             let secrets = Secrets::at(folder.context("set CASITAS_SECRETS_DIR: the folder of `casitas secrets init`")?);

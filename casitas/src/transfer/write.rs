@@ -11,7 +11,7 @@ use super::lines::{LineReader, LineWriter, beside};
 use super::progress::Progress;
 use crate::config::Settings;
 use crate::exit;
-use crate::operator::{Events, Export, Format, ResumeAt, Verb};
+use crate::operator::{Events, Export, Format, Refusal, ResumeAt, Verb};
 use crate::output::Printer;
 
 /// Runs the verb; answers the exit code.
@@ -19,13 +19,19 @@ pub async fn export(settings: &Settings, mut export: Export, printer: &mut Print
     let Some(mut files) = Files::open(&mut export)? else { return Ok(exit::CONFLICT) };
     let format = export.format;
     let (path, stdout) = (export.file.clone(), export.file == Path::new("-"));
-    let done = crate::perform(settings, Verb::Events(Events::Export(export)), |row| files.take(&row)).await;
+    let done = tokio::select! {
+        done = crate::perform(settings, Verb::Events(Events::Export(export)), |row| files.take(&row)) => done,
+        _ = tokio::signal::ctrl_c() => Err(Refusal::new(exit::INTERRUPTED, "interrupted").into()),
+    };
     files.progress.clear();
     let failed = match (done, files.failed.take()) {
         (Ok(exit::OK), None) => None,
         (Ok(code), None) => Some((code, None)),
         (_, Some(error)) => Some((exit::FAILED, Some(error))),
-        (Err(error), None) => Some((exit::FAILED, Some(error))),
+        (Err(error), None) => {
+            let code = error.downcast_ref::<Refusal>().map_or(exit::FAILED, |refusal| refusal.code);
+            Some((code, Some(error)))
+        }
     };
     if let Some((code, error)) = failed {
         if let Some(error) = error {

@@ -93,7 +93,7 @@ async fn all_rows(world: &World) -> BTreeMap<String, Value> {
         let model = model.spec().name;
         let select = Select { model, filters: vec![], order: OrderBy::KEY, after: None, limit: 10_000 };
         for row in snapshot.select(&select).await.expect("rows") {
-            rows.insert(format!("{model}/{}", row.key), row.doc);
+            rows.insert(format!("{model}/{}", row.key), row.read(model).expect("JSON"));
         }
     }
     rows

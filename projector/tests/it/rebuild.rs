@@ -5,8 +5,8 @@ use std::task::Poll;
 use domain::reports::{Report, ReportCommand, ReportKind};
 use domain::{AggregateKind, Context, StreamId};
 use ports::{
-    AppendRequest, Ask, Clock, Generations, Metadata, ModelSpec, NewEvent, ParkedStreams, Recorded, Result, RowChange,
-    Standing, StreamAppend, ViewBatch, ViewStore,
+    AppendRequest, Ask, Clock, Generations, Metadata, ModelSpec, NewEvent, OrderBy, ParkedStreams, Recorded, Result,
+    RowChange, Select, Standing, StreamAppend, ViewBatch, ViewStore,
 };
 use projector::{Comparison, Done, Outcome, Progress, RebuildError, Rebuilder, Wish};
 use read_models::reports::Reports;
@@ -173,6 +173,28 @@ async fn a_rebuild_cut_off_anywhere_goes_on_and_ends_in_the_same_rows() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_dry_run_leaves_a_rebuild_that_was_stopped_alone() {
+    let (world, process) = folded(60).await;
+    let building = |all: &[(u64, Standing)]| all.iter().find(|(_, standing)| *standing == Standing::Building).copied();
+    let mut polls = 1;
+    let stopped = loop {
+        let ended = cut_off(Box::pin(rebuild(&world.rebuilder().with_held_bytes(5_000), &Reports, PLAIN)), polls).await;
+        assert!(!ended, "it was never stopped while it was being built");
+        match building(&standings(&world).await) {
+            Some((generation, _)) => break generation,
+            None => polls += 1,
+        }
+    };
+    let trial = rebuild(&world.rebuilder(), &Reports, Wish { dry_run: true, ..PLAIN }).await;
+    let Err(RebuildError::Unfinished { generation, .. }) = trial else { panic!("{trial:?}") };
+    assert_eq!((generation, building(&standings(&world).await)), (stopped, Some((stopped, Standing::Building))));
+    let done = rebuild(&world.rebuilder(), &Reports, PLAIN).await.expect("goes on");
+    assert_eq!((done.generation, done.comparison.differences()), (stopped, 0));
+    rebuild(&world.rebuilder(), &Reports, Wish { dry_run: true, ..PLAIN }).await.expect("now it is tried");
+    process.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn while_commands_commit_a_rebuild_switches_and_nothing_is_lost() {
     let (world, process) = folded(20).await;
     let writer = {
@@ -309,7 +331,16 @@ async fn a_fold_of_a_later_version_replaces_the_earlier_one_by_itself_and_never_
     process.stop().await;
     let process = world.start(vec![&Later]);
     request(&world, 2).await;
-    until("the later fold is live", || async { process.follower("reports").position == 14 }).await;
+    // Whoever reads meanwhile has the earlier fold's rows, all of them, and then the later one's.
+    until("the later fold is live", || async {
+        let mut snapshot = world.generations.snapshot().await.expect("a snapshot");
+        let all = Select { model: "reports", filters: vec![], order: OrderBy::KEY, after: None, limit: 100 };
+        let rows = snapshot.select(&all).await.expect("rows");
+        let is_later = snapshot.head("reports").await.expect("a head").fold_version == 2;
+        assert!(rows.len() >= 12 && rows.iter().all(|row| row.doc.contains("\"later\"") == is_later), "{rows:?}");
+        process.follower("reports").position == 14
+    })
+    .await;
     let live = world.generations.heads().await.expect("heads").remove(0);
     assert_eq!((live.fold_version, live.generation, live.checkpoint.position), (2, 2, 14));
     process.stop().await;

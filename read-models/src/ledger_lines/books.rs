@@ -2,8 +2,7 @@
 
 use std::collections::VecDeque;
 
-use ports::{Error, FieldValue, OrderBy, Position, Result, Select, ViewSnapshot};
-use serde::Deserialize;
+use ports::{FieldValue, OrderBy, Position, Result, Select, ViewSnapshot};
 
 use super::{Book, CHUNK, Movement, SPEC};
 use crate::ledgers::LedgerHead;
@@ -46,8 +45,7 @@ impl<'a> Books<'a> {
         let rows = self.snapshot.select(&self.select).await?;
         self.is_last = rows.len() < CHUNK;
         for row in rows {
-            let movement = Movement::deserialize(&row.doc)
-                .map_err(|error| Error::corrupt(format!("row {} of {} cannot be read: {error}", row.key, SPEC.name)))?;
+            let movement: Movement = row.read(SPEC.name)?;
             let ledger = row.key.split_once(':').map_or(row.key.as_str(), |(ledger, _)| ledger).to_owned();
             self.ahead.push_back((ledger, movement));
             self.select.after = Some((FieldValue::Null, row.key));

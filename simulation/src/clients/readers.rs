@@ -9,7 +9,8 @@ use ports::{EventLog, ModelSpec, Position, Result, ViewSnapshot};
 use query_api::{Body, MinPosition, Query, Served, Sharing, Wish};
 use rand::Rng;
 use read_models::available_units::{AvailableUnitsFilter, SPEC, available_units};
-use read_models::{Answer, PageRequest, Tag};
+use read_models::{Answer, PageRequest, Tag, find};
+use serde_json::Value;
 use web::PositionToken;
 
 use super::{pause, unit_id};
@@ -49,7 +50,7 @@ impl Query for Asked {
                 Body::page(available_units(snapshot, &filter, &page, now).await?)
             }
             Self::Unit(id) => {
-                let value = snapshot.get(SPEC.name, id).await?;
+                let value: Option<Value> = find(snapshot, SPEC.name, id).await?;
                 Body::found(Answer { value, tags: vec![Tag::row(SPEC.name, id.clone())], valid_until: None })
             }
         }

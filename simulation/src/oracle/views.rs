@@ -47,7 +47,7 @@ fn fold(model: &dyn ReadModel, event: &Recorded, docs: &mut Docs) -> ports::Resu
 
 async fn stored(snapshot: &mut dyn ViewSnapshot, model: &'static str) -> ports::Result<Docs> {
     let select = Select { model, filters: vec![], order: OrderBy::KEY, after: None, limit: 100_000 };
-    Ok(snapshot.select(&select).await?.into_iter().map(|row| (row.key, row.doc)).collect())
+    snapshot.select(&select).await?.into_iter().map(|row| Ok((row.key.clone(), row.read(model)?))).collect()
 }
 
 fn difference(expected: &Docs, found: &Docs) -> Option<String> {

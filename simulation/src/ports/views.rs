@@ -185,10 +185,10 @@ impl ViewSnapshot for SimSnapshot {
         self.inner.lock().await.head(model).await
     }
 
-    async fn get(&mut self, model: &'static str, key: &str) -> Result<Option<Value>> {
+    async fn get(&mut self, model: &'static str, key: &str) -> Result<Option<String>> {
         let (inner, wanted) = (self.inner.clone(), key.to_owned());
         let work = async move { inner.lock().await.get(model, &wanted).await };
-        let show = |found: &Option<Value>| if found.is_some() { "found".into() } else { "absent".into() };
+        let show = |found: &Option<String>| if found.is_some() { "found".into() } else { "absent".into() };
         self.gate.call(Kind::Read, format!("get {model} {key}"), show, work).await
     }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::faults::{Findings, Fired};
-use super::history::{Command, Outcome, Read, Shown, Try};
+use super::figures::Figures;
+use super::history::{Command, Read, Shown, Try};
 use super::load::{Load, MoveIn};
 use super::logs::{self, Logs, Stored};
 use super::samples::{Timeline, held_at};
@@ -18,16 +19,23 @@ use crate::servers::Postgres;
 /// The promised staleness bound, and what a sample may be late by.
 const STALE_AFTER: Duration = Duration::from_millis(1_000 + 150);
 /// After a fault the views may be behind for so long before a GET is held to what was acknowledged.
-const CALM_AFTER: Duration = Duration::from_secs(5);
+pub(super) const CALM_AFTER: Duration = Duration::from_secs(5);
 /// R14: no command waits longer in the command-api; and what the way there and back may take on a busy machine.
-const COMMAND_MAX: Duration = Duration::from_millis(2_000 + 500);
+pub(super) const COMMAND_MAX: Duration = Duration::from_millis(2_000 + 500);
 /// What Nginx answers in the place of roles that are away: two tries of 5 s at the most, and the same allowance.
 const ANY_MAX: Duration = Duration::from_millis(11_000 + 500);
 /// What follows from commands is there so long after the last fault. In less than the minute after which the dispatcher gives
 /// up an attempt: one that died with its worker began again at once.
 const SETTLED_WITHIN: Duration = Duration::from_secs(45);
+/// But not sooner than so long after the last command, whenever the last fault was.
+const SETTLES: Duration = Duration::from_secs(20);
 /// Examples shown of what must not be.
-const EXAMPLES: usize = 5;
+pub(super) const EXAMPLES: usize = 5;
+
+// Columns that a seeded bug must turn red.
+pub(super) const DISORDER: &str = "forks, gaps, time going back";
+pub(super) const REPORTS: &str = "reports not finished, or twice";
+pub(super) const FOLD: &str = "views other than a fresh fold";
 
 /// Something that must be zero.
 #[derive(Clone, Debug)]
@@ -44,13 +52,11 @@ impl Column {
     }
 }
 
-/// What was counted beside it.
-#[derive(Clone, Debug, Default)]
-pub struct Figures(pub Vec<(&'static str, String)>);
-
 pub struct Verdict {
     pub columns: Vec<Column>,
     pub figures: Figures,
+    /// GETs that were held to what was acknowledged, after a fault and what it left behind.
+    pub calm_reads: usize,
 }
 
 /// Once the clients have ended and the faults are over.
@@ -60,12 +66,13 @@ pub struct Verdict {
 pub fn check(system: &mut System, load: &Load, findings: Findings, views: &Timeline) -> Result<Verdict> {
     let (commands, reads, faults) = load.history.take();
     let mut columns = Vec::new();
-    let mut figures = Figures::default();
 
     eprintln!("chaos: waiting for reports, for the steps of move-ins and for the views");
     let reports = load.reports.lock().map(|reports| reports.clone()).unwrap_or_default();
     let moved_in = load.moved_in.lock().map(|moved| moved.clone()).unwrap_or_default();
-    let open = settle(system, &reports, &moved_in)?;
+    let life_again = findings.fired.last().map_or(Duration::ZERO, |fault| fault.to + fault.recovered);
+    let within = (life_again + SETTLED_WITHIN).saturating_sub(load.history.now()).max(SETTLES);
+    let open = settle(system, &reports, &moved_in, within)?;
     let logs = logs::read(&system.stack()?.postgres)?;
 
     columns.push(Column::new("acknowledged and lost", lost(&commands, &logs)));
@@ -73,13 +80,14 @@ pub fn check(system: &mut System, load: &Load, findings: Findings, views: &Timel
     columns.push(Column::new("done, though said to be refused", untruthful(&commands, &logs)));
     columns.push(Column::new("repeated with another answer", answered_otherwise(&commands)));
     columns.push(Column::new("double-booked", logs::double_booked(&logs["units"])));
-    columns.push(Column::new("forks, gaps, time going back", logs::disorder(&logs)));
+    columns.push(Column::new(DISORDER, logs::disorder(&logs)));
     let hot = Ages::of(&logs["units"]);
     columns.push(Column::new("stale beyond the token", stale_beyond_token(&reads, &hot)));
     columns.push(Column::new("stale beyond one second", stale_beyond_a_second(&reads, &hot, views)));
-    columns.push(Column::new("stale though nothing was wrong", stale_in_calm(&reads, &commands, &hot, &findings.fired)));
+    let Calm { stale, judged, after_faults } = stale_in_calm(&reads, &commands, &hot, &findings.fired);
+    columns.push(Column::new("stale though nothing was wrong", stale));
     columns.push(Column::new("wrong or false-empty answers", wrong_answers(&reads, &commands, &hot, &findings.fired)));
-    columns.push(Column::new("reports not finished, or twice", open.reports));
+    columns.push(Column::new(REPORTS, open.reports));
     columns.push(Column::new("steps lost or doubled", open.steps));
     columns.push(Column::new("5xx that is no 502/503/504 problem", malformed(&commands, &reads)));
     columns.push(Column::new("commands answered after 2 s", slow_commands(&commands)));
@@ -96,13 +104,14 @@ pub fn check(system: &mut System, load: &Load, findings: Findings, views: &Timel
         true => fold(system, load),
     };
     let differing = differing.into_iter().map(|line| line.chars().take(700).collect()).collect();
-    columns.push(Column::new("views other than a fresh fold", differing));
+    columns.push(Column::new(FOLD, differing));
 
-    count(&mut figures, &commands, &reads, &logs, &findings);
-    figures.0.push(("compared with a fresh fold", compared));
-    figures.0.push(("reports asked for", reports.len().to_string()));
-    figures.0.push(("move-ins", moved_in.len().to_string()));
-    Ok(Verdict { columns, figures })
+    let mut figures = Figures::of(&commands, &reads, &logs, &findings);
+    figures.say("GETs judged while nothing was wrong", format!("{judged}, {after_faults} of them after a fault"));
+    figures.say("compared with a fresh fold", compared);
+    figures.say("reports asked for", reports.len().to_string());
+    figures.say("move-ins", moved_in.len().to_string());
+    Ok(Verdict { columns, figures, calm_reads: after_faults })
 }
 
 fn fold(system: &mut System, load: &Load) -> (Vec<String>, String) {
@@ -247,8 +256,18 @@ fn is_calm(fired: &[Fired], at: Duration) -> bool {
     fired.iter().all(|fault| at < fault.from || at > fault.to + fault.recovered + CALM_AFTER)
 }
 
-/// Older than what was acknowledged a second before the request began, while no fault was on and none was just over.
-fn stale_in_calm(reads: &[Read], commands: &[Command], hot: &Ages, fired: &[Fired]) -> Vec<String> {
+/// What GETs showed while no fault was on and none was just over.
+#[derive(Default)]
+struct Calm {
+    stale: Vec<String>,
+    /// GETs that showed something, and something was due.
+    judged: usize,
+    /// Of these, not only before the first fault.
+    after_faults: usize,
+}
+
+/// Older than what was acknowledged a second before the request began.
+fn stale_in_calm(reads: &[Read], commands: &[Command], hot: &Ages, fired: &[Fired]) -> Calm {
     let mut acked: Vec<(Duration, u64)> = commands
         .iter()
         .filter(|command| command.intent.context == "units")
@@ -261,21 +280,25 @@ fn stale_in_calm(reads: &[Read], commands: &[Command], hot: &Ages, fired: &[Fire
         highest = highest.max(*position);
         *position = highest;
     }
-    let mut found = Vec::new();
-    for read in reads.iter().filter(|read| is_calm(fired, read.one.begun)) {
+    let mut calm = Calm::default();
+    for read in reads.iter().filter(|read| !read.shown.is_empty() && is_calm(fired, read.one.begun)) {
         let Some(at) = read.one.begun.checked_sub(STALE_AFTER) else { continue };
         let before = acked.partition_point(|(when, _)| *when <= at);
         let Some((_, position)) = before.checked_sub(1).map(|last| acked[last]) else { continue };
+        calm.judged += 1;
+        calm.after_faults += usize::from(fired.iter().any(|fault| fault.from <= read.one.begun));
         let older = read.shown.iter().filter_map(|(unit, shown)| hot.older(unit, *shown, position));
-        found.extend(older.map(|older| format!("{} shows {older}, units:{position} being acknowledged", told_of(read))));
+        let told = |older: String| format!("{} shows {older}, units:{position} being acknowledged", told_of(read));
+        calm.stale.extend(older.map(told));
     }
-    found
+    calm
 }
 
 /// Answers that no state of the logs ever gave, and refusals of callers who may.
 fn wrong_answers(reads: &[Read], commands: &[Command], hot: &Ages, fired: &[Fired]) -> Vec<String> {
-    // A replica whose clock is wrong takes good tokens for bad ones.
-    let skewed = |at: Duration| fired.iter().any(|f| f.kind == "skew" && f.from <= at && at <= f.to + f.recovered);
+    // A query replica whose clock is wrong takes good tokens for bad ones. When it is another role's, nobody may.
+    let is_on = |fault: &Fired, at: Duration| fault.from <= at && at <= fault.to + fault.recovered;
+    let skewed = |at| fired.iter().any(|fault| fault.kind == "skew" && fault.on.starts_with("query-") && is_on(fault, at));
     let mut found = Vec::new();
     for read in reads {
         found.extend(read.missing.iter().map(|unit| format!("{} has no unit {unit}", told_of(read))));
@@ -328,9 +351,9 @@ struct Open {
 }
 
 /// Waits until everything that follows from the commands has followed; what is wrong in the end.
-fn settle(system: &mut System, reports: &[String], moved_in: &[MoveIn]) -> Result<Open> {
+fn settle(system: &mut System, reports: &[String], moved_in: &[MoveIn], within: Duration) -> Result<Open> {
     let mut open = Open::default();
-    let settled = wait_until("reports, steps and views", SETTLED_WITHIN, || {
+    let settled = wait_until("reports, steps and views", within, || {
         let postgres = &system.stack()?.postgres;
         open.reports = reports_wrong(&logs::read_one(postgres, "reports")?, reports);
         open.steps = steps_wrong(postgres, moved_in)?;
@@ -387,55 +410,49 @@ fn steps_wrong(postgres: &Postgres, moved_in: &[MoveIn]) -> Result<Vec<String>> 
     Ok(wrong)
 }
 
-fn quantiles(mut took: Vec<Duration>) -> String {
-    took.sort_unstable();
-    let at = |share: f64| took.get(((took.len() as f64 * share) as usize).min(took.len().saturating_sub(1)));
-    let ms = |at: Option<&Duration>| at.map_or(0.0, |took| took.as_secs_f64() * 1e3);
-    format!("p50 {:.0} ms, p99 {:.0} ms, max {:.0} ms", ms(at(0.5)), ms(at(0.99)), ms(took.last()))
-}
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
 
-fn count(figures: &mut Figures, commands: &[Command], reads: &[Read], logs: &Logs, findings: &Findings) {
-    let all = || commands.iter().flat_map(|command| &command.tries);
-    let of = |outcome: Outcome| all().filter(|one| one.outcome == outcome).count();
-    let mut say = |name: &'static str, value: String| figures.0.push((name, value));
-    let acked = commands.iter().filter(|command| command.is_ok()).count();
-    let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
-    for command in commands.iter().filter(|command| command.is_ok()) {
-        *kinds.entry(command.intent.what).or_default() += 1;
+    use super::*;
+    use crate::chaos::history::{Intent, Told};
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
     }
-    say("acknowledged by kind", format!("{kinds:?}"));
-    let told_again = commands.iter().filter(|command| command.told.len() > 1).count();
-    say("commands", format!("{} under as many keys, {acked} acknowledged, {told_again} of them twice", commands.len()));
-    let (ok, failed, unknown) = (of(Outcome::Ok), of(Outcome::Failed), of(Outcome::Unknown));
-    say("tries of them", format!("{ok} ok, {failed} failed, {unknown} unknown"));
-    say("statuses of commands", format!("{:?}", super::history::statuses(all())));
-    let with_token = reads.iter().filter(|read| read.token.is_some() && read.one.status == 200).count();
-    let answered = reads.iter().filter(|read| read.one.outcome == Outcome::Ok).count();
-    let by = |name: &str| reads.iter().filter(|read| read.one.by == name && read.one.status == 200).count();
-    say(
-        "GETs",
-        format!(
-            "{} of {} answered ({with_token} with a token; query-1 {}, query-2 {})",
-            answered,
-            reads.len(),
-            by("query-1"),
-            by("query-2")
-        ),
-    );
-    say("statuses of GETs", format!("{:?}", super::history::statuses(reads.iter().map(|read| &read.one))));
-    say("commands took", quantiles(all().map(|one| one.took).collect()));
-    say(
-        "commands took that the command-api answered",
-        quantiles(all().filter(|o| !o.by.is_empty()).map(|o| o.took).collect()),
-    );
-    say("GETs took", quantiles(reads.iter().map(|read| read.one.took).collect()));
-    say("events", logs.iter().map(|(name, events)| format!("{name} {}", events.len())).collect::<Vec<_>>().join(", "));
-    say("GETs during rolling restarts", findings.drained_reads.to_string());
-    say("recovery after a fault", quantiles(findings.fired.iter().map(|fired| fired.recovered).collect()));
-    for (fault, why) in &findings.absent {
-        say("not tried", format!("{fault}: {why}"));
-    }
-    for note in &findings.notes {
-        say("note", note.clone());
+
+    #[test]
+    fn gets_are_held_to_what_was_acknowledged_before_a_fault_and_well_after_it() {
+        let event = |sequence: u64| Stored {
+            position: sequence,
+            stream: "unit:a".into(),
+            sequence,
+            kind: "UnitUpdated".into(),
+            correlation: String::new(),
+            marker: String::new(),
+            recorded_us: 0,
+            payload: json!({}),
+        };
+        let (what, marker, content) = ("edit", String::new(), String::new());
+        let told = Told { id: "a".into(), version: 2, position: 2, token: String::new() };
+        let edit = Command {
+            intent: Intent { what, marker, context: "units", content },
+            tries: vec![Try::answered(s(1), Duration::ZERO)],
+            told: vec![told],
+        };
+        let (count, what, on) = (1, String::new(), String::new());
+        let fault = Fired { kind: "reset", count, what, on, from: s(10), to: s(12), recovered: s(1) };
+        let read = |at: u64, version: u64| Read {
+            path: "/units/a".into(),
+            one: Try::answered(s(at), Duration::ZERO),
+            token: None,
+            shown: vec![("a".into(), Shown::Version(version))],
+            missing: Vec::new(),
+        };
+        // Before anything is due, in the warm-up, in the fault, when the views may still be behind, and in calm.
+        let reads = [read(2, 1), read(5, 1), read(11, 1), read(17, 1), read(19, 2), read(20, 1)];
+        let calm = stale_in_calm(&reads, &[edit], &Ages::of(&[event(1), event(2)]), &[fault]);
+        assert_eq!((calm.judged, calm.after_faults), (3, 2));
+        assert_eq!(calm.stale.len(), 2, "{:?}", calm.stale);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::sleep;
@@ -12,26 +12,38 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::load::Load;
-use super::proxy::Ways;
+use super::proxy::{Ways, way};
 use super::schedule::Plan;
 use crate::http;
 use crate::net::wait_until;
 use crate::process::alive;
-use crate::scenarios::client::Http;
-use crate::scenarios::tokens;
 use crate::stack::Stack;
 
 /// The advisory lock of an append, as `casitas_append` takes it.
 const APPEND_LOCK: i64 = 7_161_131_779_257_103_137;
+/// A metric that tells of so many seconds tells of the stall, and how soon it must (requirement 3 of event-sourcing.md).
+const STALL_SHOWN: f64 = 0.5;
+const STALL_SHOWN_WITHIN: Duration = Duration::from_secs(5);
 /// How long the system may take to answer commands and GETs again after a fault.
 const RECOVERS_WITHIN: Duration = Duration::from_secs(90);
 /// Acknowledged commands and answered GETs that show that it is back.
 const SIGNS_OF_LIFE: u64 = 5;
 /// `fail_timeout=1s` in whole seconds of its clock, so up to two, and a little.
 const NGINX_FORGIVES_AFTER: Duration = Duration::from_millis(2_500);
-const SKEW_S: i64 = 600;
 /// Which the load never leaves alone.
 const BUSY_WAY: (&str, &str) = ("nginx", "command-api");
+/// How long it may take until a report was published in vain and the queues are bound again; reports come every second.
+const BOUND_AGAIN_WITHIN: Duration = Duration::from_secs(20);
+/// Erlang, for `rabbitmqctl eval`: the bindings by which messages come to the job queues.
+const BINDINGS: &str = r#"rabbit_binding:list_for_source(rabbit_misc:r(<<"casitas">>, exchange, <<"reports">>))"#;
+
+/// What making a fault came to.
+#[derive(Clone, Debug)]
+struct Made {
+    count: u64,
+    what: String,
+    on: String,
+}
 
 /// A fault that was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +52,8 @@ pub struct Fired {
     /// How often it verifiably happened: processes gone, connections cut. 0: it was not felt.
     pub count: u64,
     pub what: String,
+    /// The role or the way on which it was felt, where there is a choice.
+    pub on: String,
     /// Since the run began.
     pub from: Duration,
     pub to: Duration,
@@ -81,22 +95,29 @@ impl Harness<'_> {
     pub fn round(&mut self, plan: &Plan) -> Result<Fired> {
         let history = &self.load.history;
         let from = history.now();
-        let fired = self.fire(plan);
+        let made = self.make(plan);
         let to = self.load.history.now();
         let recovered = self.restart_what_ended().and_then(|()| self.recovery(plan));
-        let (count, what) = match &fired {
-            Ok(fired) => fired.clone(),
-            Err(error) => (0, format!("{error:#}")),
+        let Made { count, what, on } = match &made {
+            Ok(made) => made.clone(),
+            Err(error) => Made { count: 0, what: format!("{error:#}"), on: plan.target.to_owned() },
         };
         // Also one that went wrong: GETs during it are no calm ones.
         let recovery = recovered.as_ref().copied().unwrap_or(RECOVERS_WITHIN);
-        let mut round = Fired { kind: plan.kind, count, what, from, to, recovered: recovery };
-        self.findings.fired.push(round.clone());
-        fired?;
-        round.recovered = recovered?;
-        let fired = round;
+        let fired = Fired { kind: plan.kind, count, what, on, from, to, recovered: recovery };
+        self.findings.fired.push(fired.clone());
+        made?;
+        recovered?;
         sleep(Duration::from_millis(plan.quiet_ms));
         Ok(fired)
+    }
+
+    fn make(&mut self, plan: &Plan) -> Result<Made> {
+        if plan.is_weather() {
+            return self.weather(plan);
+        }
+        let (count, what) = self.fire(plan)?;
+        Ok(Made { count, what, on: plan.target.to_owned() })
     }
 
     fn fire(&mut self, plan: &Plan) -> Result<(u64, String)> {
@@ -159,6 +180,7 @@ impl Harness<'_> {
                 Ok((closed, format!("{closed} broker connections closed")))
             }
             "alarm" => self.disk_alarm(lasts),
+            "unbind" => self.unbind(),
             "stop-postgres" => self.pause(self.stack.postgres.pid(), lasts, |stack, on| match on {
                 true => stack.postgres.pause(),
                 false => stack.postgres.resume(),
@@ -175,15 +197,6 @@ impl Harness<'_> {
             "stop-query" => self.pause_role(plan.target, lasts),
             "stop-projector" => self.pause_role("projector", lasts),
             "stop-worker" => self.pause_role("report-worker", lasts),
-            "slow" | "blackhole" | "reset" | "cut-reply" | "refused" => {
-                let (felt, what) = self.weather(plan, (plan.target, plan.server), lasts)?;
-                if felt > 0 {
-                    return Ok((felt, what));
-                }
-                // Nobody spoke there just then: once more where somebody always does.
-                let (felt, again) = self.weather(plan, BUSY_WAY, lasts)?;
-                Ok((felt, format!("{what}; not felt, so {again}")))
-            }
             "lock" => self.hold_lock(lasts),
             "drain" => self.drain(),
             "skew" => self.skew(plan),
@@ -192,8 +205,21 @@ impl Harness<'_> {
         }
     }
 
+    /// On the planned way; if nobody spoke there just then, once more where somebody always does.
+    fn weather(&self, plan: &Plan) -> Result<Made> {
+        let planned = way(plan.target, plan.server);
+        let (count, what) = self.weather_on(plan, (plan.target, plan.server))?;
+        if count > 0 {
+            return Ok(Made { count, what, on: planned });
+        }
+        let (count, again) = self.weather_on(plan, BUSY_WAY)?;
+        let on = format!("{} (nothing passed {planned})", way(BUSY_WAY.0, BUSY_WAY.1));
+        Ok(Made { count, what: format!("{what}; not felt, so {again}"), on })
+    }
+
     /// A way's weather, and how often it was felt.
-    fn weather(&self, plan: &Plan, (client, server): (&str, &str), lasts: Duration) -> Result<(u64, String)> {
+    fn weather_on(&self, plan: &Plan, (client, server): (&str, &str)) -> Result<(u64, String)> {
+        let lasts = Duration::from_millis(plan.lasts_ms);
         let proxy = self.ways.get(client, server)?;
         let before = proxy.done();
         proxy.make(plan.weather);
@@ -206,7 +232,7 @@ impl Harness<'_> {
         proxy.make(super::proxy::Weather::Fair);
         sleep(Duration::from_millis(50));
         let felt = proxy.done().felt_since(&before);
-        Ok((felt, format!("{client} -> {server} {}: {}", plan.weather.name(), proxy.done())))
+        Ok((felt, format!("{} {}: {}", way(client, server), plan.weather.name(), proxy.done())))
     }
 
     fn kill_role(&mut self, name: &str, down: Duration) -> Result<(u64, String)> {
@@ -270,6 +296,25 @@ impl Harness<'_> {
         Ok((1, format!("publishers blocked: {}", said.replace('\n', " "))))
     }
 
+    /// No job queue is bound any more: what is published comes back, and whoever published it has to bind them again.
+    fn unbind(&mut self) -> Result<(u64, String)> {
+        let port = self.stack.role("projector")?.port();
+        let declared = || http::metric(port, "casitas_queue_redeclared_total");
+        let before = declared()?;
+        let rabbitmq = &self.stack.rabbitmq;
+        let remove = format!(r#"[rabbit_binding:remove(B, <<"chaos">>) || B <- {BINDINGS}]."#);
+        // An `ok` for each.
+        let removed = rabbitmq.ctl(&["eval", &remove])?.matches("ok").count() as u64;
+        let began = Instant::now();
+        wait_until("a report without a queue", BOUND_AGAIN_WITHIN, || Ok(declared().is_ok_and(|now| now > before)))?;
+        let count = format!("length({BINDINGS}).");
+        wait_until("the queues being bound again", BOUND_AGAIN_WITHIN, || {
+            Ok(rabbitmq.ctl(&["eval", &count])?.trim().parse::<u64>()? >= removed)
+        })?;
+        let seconds = began.elapsed().as_secs_f64();
+        Ok((removed, format!("{removed} queues unbound, and bound again within {seconds:.1} s")))
+    }
+
     fn pause_role(&mut self, name: &str, lasts: Duration) -> Result<(u64, String)> {
         let pid = self.stack.role(name)?.pid();
         let name = name.to_owned();
@@ -291,8 +336,13 @@ impl Harness<'_> {
     /// Somebody's transaction holds the append lock of the units log: a metric or readiness must tell.
     fn hold_lock(&mut self, lasts: Duration) -> Result<(u64, String)> {
         let port = self.stack.role("command-api")?.port();
-        let retries = || http::metric(port, "casitas_append_retries_total").unwrap_or_default();
-        let before = retries();
+        let stalled = || http::metric(port, "casitas_append_stalled_seconds{context=\"units\"}").unwrap_or_default();
+        let is_named = || {
+            let answer = http::get(port, "/readyz?verbose=1").ok();
+            let report = answer.and_then(|answer| serde_json::from_str::<serde_json::Value>(&answer.body).ok());
+            let checks = report.as_ref().and_then(|report| report["checks"].as_array()).into_iter().flatten();
+            checks.into_iter().any(|check| check["name"] == "appends to units_db" && check["ok"] == false)
+        };
         let seconds = lasts.as_secs_f64();
         let mut holder = self
             .stack
@@ -302,22 +352,24 @@ impl Harness<'_> {
             .stdout(std::process::Stdio::null())
             .spawn()?;
         let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
-        let (mut waited, mut unready, began) = (0_u64, String::new(), Instant::now());
+        let (mut waited, mut shown, mut named, began) = (0_u64, None, None, Instant::now());
         while holder.try_wait()?.is_none() {
             waited = waited.max(self.stack.postgres.sql("units_db", waiting)?.parse()?);
-            if unready.is_empty()
-                && let Some(answer) = http::get(port, "/readyz").ok().filter(|answer| answer.status != 200)
-            {
-                unready = format!("unready after {:.1} s: {}", began.elapsed().as_secs_f64(), answer.status);
+            if shown.is_none() && stalled() > STALL_SHOWN {
+                shown = Some(began.elapsed());
+            }
+            if named.is_none() && is_named() {
+                named = Some(began.elapsed());
             }
             sleep(Duration::from_millis(100));
         }
-        let retried = retries() - before;
-        if retried <= 0.0 && unready.is_empty() {
-            self.findings.unseen_stalls.push(format!("the append lock held for {lasts:?}, {waited} waiting"));
+        let in_time = |at: Option<Duration>| at.is_some_and(|at| at <= STALL_SHOWN_WITHIN);
+        let told = format!("held for {lasts:?}: {waited} waited, metric after {shown:?}, readiness after {named:?}");
+        // Where nobody waited, there was no stall.
+        if waited > 0 && !(in_time(shown) && in_time(named)) {
+            self.findings.unseen_stalls.push(told.clone());
         }
-        let told = if unready.is_empty() { "readiness said nothing".to_owned() } else { unready };
-        Ok((waited, format!("held for {lasts:?}: {waited} waited, {retried} retries in the metrics, {told}")))
+        Ok((waited, told))
     }
 
     /// One replica after the other is stopped in order and started: no GET may fail.
@@ -342,53 +394,6 @@ impl Harness<'_> {
         }
         ensure!(slowest < Duration::from_secs(10), "a replica took {slowest:?} to drain");
         Ok((stopped, format!("two replicas stopped in order, the slower in {slowest:?}")))
-    }
-
-    /// A replica whose clock is wrong by ten minutes.
-    fn skew(&mut self, plan: &Plan) -> Result<(u64, String)> {
-        let Some(library) = faketime() else {
-            let why = "libfaketime is not installed (Debian's package `faketime`)".to_owned();
-            self.findings.absent.insert("skew", why.clone());
-            return Ok((0, why));
-        };
-        let forward = plan.dice.is_multiple_of(2);
-        let offset = if forward { SKEW_S } else { -SKEW_S };
-        let pem = self.stack.secret("jwt.pem")?;
-        let caller = self.load.caller();
-        let role = self.stack.role(plan.target)?;
-        role.stop()?;
-        role.set_env("LD_PRELOAD", library.display().to_string());
-        role.set_env("FAKETIME", format!("{offset:+}s"));
-        role.set_env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-        role.set_env("DONT_FAKE_MONOTONIC", "1");
-        let started = role.start();
-        let shown = http::get(role.port(), "/livez").ok().and_then(|answer| answer.header("date").map(str::to_owned));
-        let honest_port = self.stack.role("command-api")?.port();
-        let honest = http::get(honest_port, "/livez").ok().and_then(|answer| answer.header("date").map(str::to_owned));
-        // Outside of what a wrong clock can excuse: over a quarter of an hour from now, either way.
-        let token = caller.token().context("nobody is logged in")?;
-        let ended = tokens::shifted(token, &pem, -3_600, -900)?;
-        let to_come = tokens::shifted(token, &pem, 900, 3_600)?;
-        let direct = Http::new(&format!("http://127.0.0.1:{}", self.stack.role(plan.target)?.port()))?;
-        for (name, token) in [("ended 15 min ago", ended), ("valid in 15 min", to_come)] {
-            let answer = direct.with(&token).get("/auth/me").now()?;
-            if answer.status == 200 {
-                self.findings.wrong_tokens.push(format!("{} at {offset:+} s accepted a token {name}", plan.target));
-            }
-        }
-        sleep(Duration::from_millis(plan.lasts_ms.max(1_000)));
-        let role = self.stack.role(plan.target)?;
-        role.stop()?;
-        for name in ["LD_PRELOAD", "FAKETIME", "FAKETIME_DONT_FAKE_MONOTONIC", "DONT_FAKE_MONOTONIC"] {
-            role.unset_env(name);
-        }
-        role.start()?;
-        started?;
-        // `Mon, 23 Nov 2026 06:53:58 GMT`
-        let minute = |date: &Option<String>| date.as_ref()?.get(20..22)?.parse::<i64>().ok();
-        let apart = minute(&shown).zip(minute(&honest)).map(|(shown, honest)| (shown - honest).rem_euclid(60));
-        let skewed = apart.is_some_and(|minutes| (9..=11).contains(&minutes) || (49..=51).contains(&minutes));
-        Ok((u64::from(skewed), format!("{} at {offset:+} s: it says {}", plan.target, shown.unwrap_or_default())))
     }
 
     /// Not a byte is left on Postgres' disk.
@@ -454,16 +459,17 @@ fn is_stopped(pid: u32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
 }
 
-fn faketime() -> Option<PathBuf> {
-    let folders = fs::read_dir("/usr/lib").ok()?.flatten();
-    folders.map(|entry| entry.path().join("faketime/libfaketime.so.1")).find(|path| path.is_file())
-}
-
-/// Installs what the clock skew needs, if that is possible here.
-pub fn prepare_skew() {
-    if faketime().is_none()
-        && let Err(error) = crate::packages::install_also("faketime")
-    {
-        eprintln!("chaos: no clock skew: {error:#}");
-    }
+/// Whether Postgres can be given a small disk of its own here.
+///
+/// # Errors
+/// Why not.
+pub fn small_disk() -> Result<()> {
+    ensure!(rustix::process::geteuid().is_root(), "only root mounts a small disk");
+    let folder = tempfile::tempdir()?;
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(folder.path()).output()?;
+    let said = String::from_utf8_lossy(&mounted.stderr).trim().to_owned();
+    ensure!(mounted.status.success(), "a small disk cannot be mounted here: {said}");
+    let unmounted = Command::new("umount").arg(folder.path()).status()?;
+    ensure!(unmounted.success(), "{} could not be unmounted", folder.path().display());
+    Ok(())
 }

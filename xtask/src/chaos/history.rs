@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::scenarios::client::Answer;
 
+/// What the command of a login is called: it leaves no event by which it could be known again.
+pub const LOGIN: &str = "login";
+
 /// What a try came to, as far as the client can know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
@@ -70,10 +73,10 @@ impl Try {
 #[derive(Clone, Debug)]
 pub struct Intent {
     pub what: &'static str,
-    /// In the events' `traceparent`: whose effect an event is.
+    /// In the events' `traceparent`: whose effect an event is. Empty: nobody can tell.
     pub marker: String,
     pub context: &'static str,
-    /// `METHOD path body`.
+    /// `METHOD path body`, without secrets.
     pub content: String,
 }
 
@@ -122,6 +125,13 @@ pub struct Read {
     pub shown: Vec<(String, Shown)>,
     /// Watched units that the answer should have had and had not.
     pub missing: Vec<String>,
+}
+
+impl Read {
+    /// Not to know a thing yet is an answer, too, unless it was there long before.
+    pub fn is_answered(&self) -> bool {
+        self.one.outcome == Outcome::Ok || (self.one.status == 404 && self.missing.is_empty())
+    }
 }
 
 /// How an answer dates a unit.
@@ -203,7 +213,7 @@ impl History {
         let mut failed = Vec::new();
         for read in during {
             count += 1;
-            if read.one.outcome != Outcome::Ok {
+            if !read.is_answered() {
                 failed.push(format!("GET {} came to {} {}", read.path, read.one.status, read.one.code));
             }
         }
@@ -218,4 +228,35 @@ pub fn statuses<'a>(tries: impl Iterator<Item = &'a Try>) -> BTreeMap<u16, usize
         *counted.entry(one.status).or_default() += 1;
     }
     counted
+}
+
+#[cfg(test)]
+impl Try {
+    /// A call that all went well with.
+    pub fn answered(begun: Duration, took: Duration) -> Self {
+        let (outcome, status, malformed) = (Outcome::Ok, 200, None);
+        Self { outcome, status, code: String::new(), by: String::new(), begun, took, malformed }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_get_fails_when_nobody_answers_or_what_was_there_is_not_known() {
+        let history = History::new();
+        let read = |path: &str, status, outcome, missing: &[&str]| {
+            let one = Try { status, outcome, ..Try::answered(Duration::from_secs(2), Duration::ZERO) };
+            let missing = missing.iter().map(|unit| (*unit).to_owned()).collect();
+            history.read(Read { path: path.to_owned(), one, token: None, shown: Vec::new(), missing });
+        };
+        read("/leases/new", 200, Outcome::Ok, &[]);
+        read("/leases/newer", 404, Outcome::Failed, &[]);
+        read("/units/hot", 404, Outcome::Failed, &["hot"]);
+        read("/leases/new", 502, Outcome::Unknown, &[]);
+        let (count, failed) = history.reads_between(Duration::from_secs(1), Duration::from_secs(3));
+        assert_eq!((count, failed.len()), (4, 2), "{failed:?}");
+        assert_eq!(history.unknown.load(Ordering::Relaxed), 1);
+    }
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use super::history::{Command, History, Intent, Outcome, Read, Shown, Told, Try};
+use super::history::{Command, History, Intent, LOGIN, Outcome, Read, Shown, Told, Try};
 use crate::scenarios::client::{Answer, Ask, Http, block, spawn};
 use crate::scenarios::dates::{day, instant, now};
 use crate::scenarios::system::System;
@@ -83,10 +83,17 @@ pub struct MoveIn {
     pub signed: bool,
 }
 
+/// As whom everybody calls.
+struct Caller {
+    http: Http,
+    /// Goes up when logging in ends and when it begins again: odd while nobody logs in.
+    turn: u64,
+}
+
 pub struct Load {
     pub history: History,
     pub world: World,
-    caller: RwLock<Http>,
+    caller: RwLock<Caller>,
     stop: AtomicBool,
     area: AtomicU64,
     /// The latest position in the units log that somebody was told of, with its token.
@@ -106,7 +113,7 @@ impl Load {
         Ok(Self {
             history: History::new(),
             world: World::make(&admin)?,
-            caller: RwLock::new(admin),
+            caller: RwLock::new(Caller { http: admin, turn: 0 }),
             stop: AtomicBool::new(false),
             area: AtomicU64::new(FIRST_AREA),
             latest: Mutex::default(),
@@ -117,7 +124,19 @@ impl Load {
 
     /// Logged in not long ago.
     pub fn caller(&self) -> Http {
-        self.caller.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.caller.read().unwrap_or_else(PoisonError::into_inner).http.clone()
+    }
+
+    /// From now on everybody calls with this token, and nobody logs in: who dates tokens has a wrong clock.
+    pub fn keep_token(&self, token: &str) {
+        let mut caller = self.caller.write().unwrap_or_else(PoisonError::into_inner);
+        caller.http = caller.http.with(token);
+        caller.turn += 1;
+    }
+
+    /// After `keep_token`: its token is kept until the next login.
+    pub fn log_in_again(&self) {
+        self.caller.write().unwrap_or_else(PoisonError::into_inner).turn += 1;
     }
 
     fn stopped(&self) -> bool {
@@ -163,19 +182,43 @@ impl Load {
         let mut due = Instant::now() + LOG_IN_EVERY;
         while !self.stopped() {
             sleep(Duration::from_millis(200)).await;
-            if Instant::now() < due {
-                continue;
-            }
-            let body = json!({"username": world::ADMIN, "password": world::PASSWORD});
-            let answer = self.caller().anonymous().post("/login", &body).send().await;
-            let token = answer.ok().and_then(|answer| answer.json().ok()?["token"].as_str().map(str::to_owned));
             // Whatever fault is on, it passes.
-            if let Some(token) = token {
-                let mut caller = self.caller.write().unwrap_or_else(PoisonError::into_inner);
-                *caller = caller.with(&token);
+            if Instant::now() >= due && self.log_in().await {
                 due = Instant::now() + LOG_IN_EVERY;
             }
         }
+    }
+
+    /// One login, booked; whether everybody calls with its token from now on.
+    async fn log_in(&self) -> bool {
+        let (http, turn) = {
+            let caller = self.caller.read().unwrap_or_else(PoisonError::into_inner);
+            (caller.http.anonymous(), caller.turn)
+        };
+        if turn % 2 == 1 {
+            return false;
+        }
+        let body = json!({"username": world::ADMIN, "password": world::PASSWORD});
+        let (one, answer) = self.send(&http.post("/login", &body)).await;
+        self.history.count(&one);
+        let (marker, content) = (String::new(), "POST /login".to_owned());
+        let intent = Intent { what: LOGIN, marker, context: "auth", content };
+        self.history.command(Command { intent, tries: vec![one], told: Vec::new() });
+        let token = answer.ok().and_then(|answer| answer.json().ok()?["token"].as_str().map(str::to_owned));
+        let Some(token) = token else { return false };
+        let mut caller = self.caller.write().unwrap_or_else(PoisonError::into_inner);
+        // A wrong clock may have dated it meanwhile.
+        if caller.turn != turn {
+            return false;
+        }
+        caller.http = caller.http.with(&token);
+        true
+    }
+
+    async fn send(&self, ask: &Ask) -> (Try, Result<Answer>) {
+        let begun = self.history.now();
+        let answer = ask.send().await;
+        (Try::of(begun, self.history.now() - begun, &answer), answer)
     }
 
     fn learn(&self, context: &str, told: &Told) {
@@ -243,7 +286,7 @@ impl Client {
             if let Some(version) = if_match {
                 ask = ask.header("if-match", &format!("\"{version}\""));
             }
-            let (one, answer) = self.send(&ask).await;
+            let (one, answer) = self.load.send(&ask).await;
             let (outcome, code) = (one.outcome, one.code.clone());
             self.load.history.count(&one);
             command.tries.push(one);
@@ -270,12 +313,6 @@ impl Client {
         }
         self.load.history.command(command);
         result
-    }
-
-    async fn send(&self, ask: &Ask) -> (Try, Result<Answer>) {
-        let begun = self.load.history.now();
-        let answer = ask.send().await;
-        (Try::of(begun, self.load.history.now() - begun, &answer), answer)
     }
 
     /// Changes hot units by what it read of them.
@@ -375,9 +412,11 @@ impl Client {
     async fn wait_sent(&mut self, path: &str) -> bool {
         let began = Instant::now();
         while began.elapsed() < self.load.patience() {
-            let answer = self.load.caller().get(path).send().await;
-            let status = answer.ok().filter(|answer| answer.status == 200).and_then(|answer| answer.json().ok());
-            if status.is_some_and(|lease| lease["status"] == "sent") {
+            let (one, answer) = self.load.send(&self.load.caller().get(path)).await;
+            let read = Read { path: path.to_owned(), one, token: None, shown: vec![], missing: vec![] };
+            self.load.history.read(read);
+            let lease = answer.ok().filter(|answer| answer.status == 200).and_then(|answer| answer.json().ok());
+            if lease.is_some_and(|lease| lease["status"] == "sent") {
                 return true;
             }
             self.rest(60).await;
@@ -427,7 +466,7 @@ impl Client {
         if with_token {
             ask = ask.after(&token, 2);
         }
-        let (one, answer) = self.send(&ask).await;
+        let (one, answer) = self.load.send(&ask).await;
         let mut read =
             Read { path: path.to_owned(), one, token: with_token.then_some(position), shown: vec![], missing: vec![] };
         if let Some(body) = answer.ok().filter(|answer| answer.status == 200).and_then(|answer| answer.json().ok()) {

@@ -140,6 +140,11 @@ impl Proxy {
     }
 }
 
+/// What a way is called.
+pub fn way(client: &str, server: &str) -> String {
+    format!("{client} -> {server}")
+}
+
 /// All ways of a stack, by (client, server).
 #[derive(Clone, Default)]
 pub struct Ways(Arc<Mutex<BTreeMap<(String, String), Proxy>>>);

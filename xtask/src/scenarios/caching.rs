@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::client::{Http, block, spawn, until};
+use super::dates::{day, instant, now};
 use super::suite::Size;
 use super::system::System;
 use super::walkthrough;
@@ -18,6 +19,15 @@ use crate::stack::Stack;
 
 /// An answer without a token may be this old: the promised second (`max-age=1`), and one for a busy machine.
 const STALE_MAX: Duration = Duration::from_secs(2);
+/// How long Redis stays away in the full form (R6 of reliability-security.md).
+const AWAY: Duration = Duration::from_secs(60);
+/// Of the GETs while it is away. R6 has it told and names no number. One that asks a Redis that is away waits 150 ms for
+/// it, and the others leave it alone for half a second after that: whoever waits for a second was kept by something else.
+const AWAY_P99_MAX: Duration = Duration::from_secs(1);
+/// Who ask one replica for a list at the same moment.
+const CLIENTS_OF_A_REPLICA: usize = 250;
+/// From the command that places a hold to its end: the list is asked for and kept by both replicas before that.
+const HOLD_LIVES: Duration = Duration::from_secs(3);
 
 fn redis(stack: &Stack, args: &[&str]) -> Result<String> {
     cli(&stack.redis, &stack.secret("ops_token")?, args)
@@ -107,22 +117,30 @@ pub fn tiers(system: &mut System, memory: bool) -> Result<String> {
     ))
 }
 
+/// Both replicas as nobody in particular asks them, without Nginx in front; and their ports.
+fn replicas(system: &mut System, admin: &Http) -> Result<Vec<(Http, u16)>> {
+    let replica = |name: &str| -> Result<(Http, u16)> {
+        let port = system.stack()?.role(name)?.port();
+        Ok((admin.anonymous().at(&format!("http://127.0.0.1:{port}")), port))
+    };
+    ["query-1", "query-2"].into_iter().map(replica).collect()
+}
+
+/// How often a replica computed an answer.
+fn computed(port: u16) -> Result<f64> {
+    crate::http::metric(port, "casitas_computations_total")
+}
+
 /// A list changes, and 500 clients ask both replicas for it at the same moment, some of them with the position of the change:
 /// each replica computes it once for a change at most, and nobody is refused. Changes are counted in the
 /// units' log: what other scenarios left behind may change the list, too.
 pub fn stampede(system: &mut System, size: Size) -> Result<String> {
-    const CLIENTS_OF_A_REPLICA: usize = 250;
     let changes: u32 = size.pick(5, 40);
     let admin = world::admin(system)?;
     let added = admin.done("/units", &world::unit_body(&world::property(&admin)?, "S1"))?;
     let unit = added.id()?;
-    let mut replicas = Vec::new();
-    for name in ["query-1", "query-2"] {
-        let port = system.stack()?.role(name)?.port();
-        replicas.push((admin.anonymous().at(&format!("http://127.0.0.1:{port}")), port));
-    }
+    let replicas = replicas(system, &admin)?;
     let path = format!("/units/available?max_price={}", 700_000 + crate::net::random_u64() % 100_000);
-    let computed = |port| crate::http::metric(port, "casitas_computations_total");
     let events = |system: &System| system.heads()?.get("units").copied().context("no head of units");
     let events_before = events(system)?;
     for (http, _) in &replicas {
@@ -167,6 +185,51 @@ pub fn stampede(system: &mut System, size: Size) -> Result<String> {
     Ok(format!("{changes} changes x 500 clients at once: computed {told:?} times; the slowest 500 took {slowest:.0?}"))
 }
 
+/// A list changes because a hold's time is over, and 500 clients ask both replicas for it at that instant: each
+/// computes it once for that, and once more at most for each event (the hold's end becomes one a moment later).
+pub fn expiry(system: &mut System, size: Size) -> Result<String> {
+    let holds = size.pick(2, 20);
+    let admin = world::admin(system)?;
+    let property = world::property(&admin)?;
+    let party = world::party(&admin, &fresh("Holder"))?;
+    let (unit, _) = world::unit(&admin, &property, "X1")?;
+    let replicas = replicas(system, &admin)?;
+    let path = format!("/units/available?property_id={property}");
+    let mut told = Vec::new();
+    for _ in 0..holds {
+        let expires = Duration::from_micros((now() + HOLD_LIVES).as_micros() as u64);
+        let hold = json!({"party_id": party, "from": day(-1), "to": day(5), "expires_at": instant(expires)});
+        let placed = admin.post(&format!("/units/{unit}/holds"), &hold).now()?.expect(201)?;
+        for (http, _) in &replicas {
+            let held = data(&http.get(&path).after(&placed.position()?, 2).now()?.success()?)?;
+            ensure!(held.is_empty(), "the unit is listed although it is held: {held:?}");
+        }
+        let before = replicas.iter().map(|(_, port)| computed(*port)).collect::<Result<Vec<_>>>()?;
+        ensure!(now() < expires, "the hold was over before everybody was ready to ask");
+        let asks = replicas.iter().flat_map(|(http, _)| (0..CLIENTS_OF_A_REPLICA).map(|_| http.get(&path)));
+        let asks = asks.map(|ask| {
+            spawn(async move {
+                tokio::time::sleep(expires.saturating_sub(now())).await;
+                data(&ask.send().await?.success()?)
+            })
+        });
+        for ask in asks.collect::<Vec<_>>() {
+            let listed = block(ask)??;
+            ensure!(listed.len() == 1 && listed[0]["unit_id"] == unit.as_str(), "asked after the hold's end: {listed:?}");
+        }
+        let after = replicas.iter().map(|(_, port)| computed(*port)).collect::<Result<Vec<_>>>()?;
+        let position = placed.json()?["position"].as_u64().with_context(|| format!("no position: {placed}"))?;
+        let events = system.events("units", position)?.len();
+        let rises: Vec<f64> = after.iter().zip(&before).map(|(after, before)| after - before).collect();
+        // One replica may find in Redis what the other has just computed.
+        ensure!(rises.iter().sum::<f64>() > 0.0, "nothing was computed: the hold's end was seen by nobody");
+        let most = (1 + events) as f64;
+        ensure!(rises.iter().all(|rise| *rise <= most), "a hold's end and {events} events were computed {rises:?} times");
+        told.push(rises);
+    }
+    Ok(format!("{holds} ends of a hold x 500 clients at the instant: computed {told:?} times by the two replicas"))
+}
+
 /// What is known of the units that the writer changes.
 struct Known {
     /// The last value that was acknowledged, and the last that was sent, of each unit.
@@ -197,12 +260,18 @@ struct Load {
     answers: AtomicU64,
     hits: AtomicU64,
     writes: AtomicU64,
+    /// When each GET began, and how long it took.
+    times: Mutex<Vec<(Instant, Duration)>>,
     faults: Mutex<Vec<String>>,
 }
 
 impl Load {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn times(&self) -> MutexGuard<'_, Vec<(Instant, Duration)>> {
+        self.times.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn fault(&self, text: String) {
@@ -239,9 +308,11 @@ impl Load {
         let mut turn = reader;
         while !self.stop.load(Ordering::Relaxed) {
             turn += 1;
+            let began = Instant::now();
             if let Err(error) = self.read_once(turn).await {
                 self.fault(format!("{error:#}"));
             }
+            self.times().push((began, began.elapsed()));
             self.answers.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -289,7 +360,8 @@ impl Load {
     }
 }
 
-/// Flushed, stopped, started: every answer is true and none is a 5xx.
+/// Flushed, stopped (in the full form for a minute), started: every answer is true and none is a 5xx, or much slower
+/// than usual.
 pub fn redis_away(system: &mut System, size: Size) -> Result<String> {
     let admin = world::admin(system)?;
     let property = world::property(&admin)?;
@@ -313,6 +385,7 @@ pub fn redis_away(system: &mut System, size: Size) -> Result<String> {
         answers: AtomicU64::new(0),
         hits: AtomicU64::new(0),
         writes: AtomicU64::new(0),
+        times: Mutex::default(),
         faults: Mutex::default(),
     });
     let mut tasks = vec![spawn(load.clone().write())];
@@ -324,7 +397,7 @@ pub fn redis_away(system: &mut System, size: Size) -> Result<String> {
             Ok(load.answers.load(Ordering::Relaxed) >= base + answers_a_phase)
         })
     };
-    let outcome = (|| -> Result<u64> {
+    let outcome = (|| -> Result<(u64, Slowness)> {
         phase("up")?;
         let stack = system.stack()?;
         for _ in 0..size.pick(3, 5) {
@@ -332,7 +405,11 @@ pub fn redis_away(system: &mut System, size: Size) -> Result<String> {
             phase("flushed")?;
         }
         stack.redis.stop()?;
+        let stopped = Instant::now();
         phase("stopped")?;
+        let away = size.pick(Duration::ZERO, AWAY);
+        crate::net::wait_until("Redis having been away for long", 2 * AWAY, || Ok(stopped.elapsed() >= away))?;
+        let slowness = Slowness::of(&load.times(), stopped, Instant::now())?;
         stack.redis.start_again()?;
         let hits = load.hits.load(Ordering::Relaxed);
         phase("started again")?;
@@ -341,16 +418,42 @@ pub fn redis_away(system: &mut System, size: Size) -> Result<String> {
         stack.redis.start_again()?;
         phase("back")?;
         crate::net::wait_until("entries in Redis again", SETTLES_WITHIN, || Ok(!keys(stack)?.is_empty()))?;
-        Ok(load.hits.load(Ordering::Relaxed) - hits)
+        Ok((load.hits.load(Ordering::Relaxed) - hits, slowness))
     })();
     load.stop.store(true, Ordering::Relaxed);
     for task in tasks {
         block(task)?;
     }
-    let hits_after = outcome?;
+    let (hits_after, slowness) = outcome?;
     let faults = std::mem::take(&mut *load.faults.lock().unwrap_or_else(PoisonError::into_inner));
     let (answers, writes) = (load.answers.load(Ordering::Relaxed), load.writes.load(Ordering::Relaxed));
     ensure!(faults.is_empty(), "{} wrong answers or failures of {answers}; the first: {}", faults.len(), faults[0]);
     ensure!(hits_after > 0, "no HIT since Redis is back");
-    Ok(format!("{answers} GETs beside {writes} commands: 0 wrong, 0 5xx; {} HITs", load.hits.load(Ordering::Relaxed)))
+    let Slowness { gets, away, p50, p99, max } = slowness;
+    ensure!(p99 <= AWAY_P99_MAX, "while Redis was away: p99 {p99:.0?} of {gets} GETs, at most {AWAY_P99_MAX:?} was allowed");
+    Ok(format!(
+        "{answers} GETs beside {writes} commands: 0 wrong, 0 5xx; {} HITs; {gets} GETs while Redis was away for {away:.0?}: \
+         p50 {p50:.1?}, p99 {p99:.1?}, max {max:.1?}",
+        load.hits.load(Ordering::Relaxed)
+    ))
+}
+
+/// How long GETs took that began while something was away.
+struct Slowness {
+    gets: usize,
+    away: Duration,
+    p50: Duration,
+    p99: Duration,
+    max: Duration,
+}
+
+impl Slowness {
+    fn of(times: &[(Instant, Duration)], from: Instant, to: Instant) -> Result<Self> {
+        let within = times.iter().filter(|(began, _)| (from..to).contains(began));
+        let mut took: Vec<Duration> = within.map(|(_, took)| *took).collect();
+        took.sort_unstable();
+        let max = *took.last().context("no GET began meanwhile")?;
+        let quantile = |percent: usize| took[(took.len() * percent).div_ceil(100) - 1];
+        Ok(Self { gets: took.len(), away: to - from, p50: quantile(50), p99: quantile(99), max })
+    }
 }

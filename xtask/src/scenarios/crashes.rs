@@ -1,9 +1,13 @@
-//! `kill -9` of everything in turn, while clients issue commands that they remember.
+//! `kill -9` of everything in turn, while clients issue commands that they remember; and the orderly end, while clients
+//! hold on.
 
 use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -21,6 +25,10 @@ const ACKS_A_KILL: u64 = 10;
 /// A command is repeated with its key until there is an answer, but not longer.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(90);
 const SETTLED_WITHIN: Duration = Duration::from_secs(90);
+/// From the signal to the end (R16 of reliability-security.md).
+const DRAINED_WITHIN: Duration = Duration::from_secs(10);
+/// A request whose head never ends.
+const HALF_A_HEAD: &[u8] = b"GET /units/available HTTP/1.1\r\nhost: 127.0.0.1\r\nx-half";
 
 /// What a client was told.
 #[derive(Clone, Debug)]
@@ -447,4 +455,107 @@ fn view_rows(stack: &crate::stack::Stack) -> Result<BTreeMap<String, (u64, Strin
             Ok((table.to_owned(), (count.parse()?, hash.to_owned())))
         })
         .collect()
+}
+
+/// Public roles are stopped in order while clients hold on to them: one idle, one with half a request's head, and from
+/// the signal on more of the latter for as long as any is let in. Each role ends by itself and in time, and no GET
+/// through Nginx fails.
+pub fn drains(system: &mut System, size: Size) -> Result<String> {
+    let names: &[&str] = match size {
+        Size::Short => &["query-1", "command-api"],
+        Size::Full => &["query-1", "query-2", "command-api"],
+    };
+    let http = system.http()?;
+    let mut told = Vec::new();
+    for name in names {
+        let (took, knocks, reads) = drain(system, name, &http).with_context(|| (*name).to_owned())?;
+        system.stack()?.role(name)?.start()?;
+        if name.starts_with("query-") {
+            // Nginx leaves one that refused it alone for a while, and the next must not go before that is over.
+            let served = |turn: u64| http.get(&format!("/units/available?max_price={}", 3_000_000 + turn));
+            let turns = AtomicU64::new(0);
+            let (served, turns) = (&served, &turns);
+            block(super::client::until("the replica behind Nginx again", ANSWERED_WITHIN, || async move {
+                let answer = served(turns.fetch_add(1, Ordering::Relaxed)).send().await?.expect(200)?;
+                Ok((answer.served_by() == *name).then_some(()))
+            }))?;
+        }
+        told.push(format!("{name} in {took:.1?} beside {knocks} new half heads and {reads} GETs"));
+    }
+    Ok(told.join(", "))
+}
+
+/// How long it took, the half heads that were let in meanwhile, and the GETs.
+fn drain(system: &mut System, name: &str, http: &Http) -> Result<(Duration, usize, u64)> {
+    let role = system.stack()?.role(name)?;
+    let port = role.port();
+    let half = half_a_head(port)?;
+    // Answered: so the server has let in the one before it, too.
+    let idle = idle(port)?;
+    ensure!(is_open(&half) && is_open(&idle), "closed before the signal");
+    let ended = AtomicBool::new(false);
+    let (stopped, took, knocks, reads) = thread::scope(|scope| {
+        let knocks = scope.spawn(|| knock(port, &ended));
+        let reads = scope.spawn(|| read_on(http, &ended));
+        let began = Instant::now();
+        let stopped = role.stop();
+        let took = began.elapsed();
+        ended.store(true, Ordering::Relaxed);
+        (stopped, took, knocks.join(), reads.join())
+    });
+    let status = stopped?.context("it did not run")?;
+    ensure!(status.success() && took <= DRAINED_WITHIN, "it ended after {took:.1?} ({status})");
+    let panicked = |_| anyhow::anyhow!("a client panicked");
+    let (knocks, reads) = (knocks.map_err(panicked)?, reads.map_err(panicked)??);
+    ensure!(knocks > 0 && reads > 0, "{knocks} half heads and {reads} GETs while it ended: this shows nothing");
+    Ok((took, knocks, reads))
+}
+
+fn half_a_head(port: u16) -> Result<TcpStream> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.write_all(HALF_A_HEAD)?;
+    Ok(stream)
+}
+
+/// A connection that is kept after an answer.
+fn idle(port: u16) -> Result<TcpStream> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_read_timeout(Some(DRAINED_WITHIN))?;
+    stream.write_all(b"GET /livez HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")?;
+    let mut answer = [0; 1_024];
+    let count = stream.read(&mut answer)?;
+    ensure!(answer[..count].starts_with(b"HTTP/1.1 200"), "{:?}", String::from_utf8_lossy(&answer[..count]));
+    Ok(stream)
+}
+
+/// Whether the other side has not closed it.
+fn is_open(stream: &TcpStream) -> bool {
+    match stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0])) {
+        Ok(count) => count > 0,
+        Err(error) => error.kind() == ErrorKind::WouldBlock,
+    }
+}
+
+/// Sends half a head again and again until the end; how many of these connections were let in. All of them are held
+/// until then.
+fn knock(port: u16, ended: &AtomicBool) -> usize {
+    let mut held = Vec::new();
+    while !ended.load(Ordering::Relaxed) {
+        if let Ok(stream) = half_a_head(port) {
+            held.push(stream);
+        }
+        thread::sleep(Duration::from_millis(25));
+    }
+    held.len()
+}
+
+/// GETs through Nginx until the end, each of an address of its own: Nginx answers a repeated one by itself.
+fn read_on(http: &Http, ended: &AtomicBool) -> Result<u64> {
+    let mut reads = 0;
+    while !ended.load(Ordering::Relaxed) {
+        http.get(&format!("/units/available?max_price={}", 2_000_000 + reads)).now()?.expect(200)?;
+        reads += 1;
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(reads)
 }

@@ -1,22 +1,25 @@
 //! History on the move: from a folder to Postgres and back, and cut off on the way.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::client::{Http, block};
 use super::suite::Size;
-use super::system::{Embedded, System};
-use super::world;
+use super::system::{CONTEXTS, Embedded, System};
+use super::world::{self, SETTLES_WITHIN};
+use crate::net::wait_until;
 use crate::servers::Postgres;
 
 /// A folder with demo data and a migrated Postgres with nothing in it, under one master key.
@@ -175,50 +178,258 @@ impl Lab {
     }
 }
 
-/// A backup of a folder that is written to; what is restored from it serves what was there.
+/// A backup of a folder that is written to: restored, every log is the original's beginning, of one moment, with all that
+/// was acknowledged before; and it serves.
 pub fn backup(system: &System, size: Size) -> Result<String> {
     let System::Embedded(embedded) = system else { anyhow::bail!("a backup is of the embedded mode here") };
-    let admin = world::admin(system)?;
-    let property = world::property(&admin)?;
-    let dir = tempfile::tempdir()?;
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    let (dest, written) = (dir.path().join("backup"), AtomicI64::new(0));
-    let outcome = thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::SeqCst) {
-                let number = written.fetch_add(1, Ordering::SeqCst);
-                if world::unit(&admin, &property, &format!("B{number}")).is_err() {
-                    break;
+    let (admin, dir, tenant) = (world::admin(system)?, tempfile::tempdir()?, world::fresh("Tenant"));
+    let party = world::party(&admin, &tenant)?;
+    let known = Mutex::new(vec![(format!("party:{party}"), "PartyRegistered")]);
+    let stop = AtomicBool::new(false);
+    let backups = thread::scope(|scope| -> Result<Vec<Backup>> {
+        let writer = scope.spawn(|| write(&admin, &party, &stop, &known));
+        let folder = |round: usize| dir.path().join(format!("backup-{round}"));
+        let made = (0..size.pick(2, 10)).map(|round| Backup::make(system, folder(round), &known));
+        let made: Result<Vec<Backup>> = made.collect();
+        stop.store(true, Ordering::SeqCst);
+        writer.join().map_err(|_| anyhow!("the writer panicked"))??;
+        made
+    })?;
+    let file = dir.path().join("original.ndjson");
+    system.rows(&["events", "export", &file.to_string_lossy()])?;
+    let original = History::read(&file)?;
+    let mut causes = 0;
+    for backup in &backups {
+        let folder = backup.folder.display();
+        causes += backup.at_rest(embedded.binary(), &original).with_context(|| format!("restored from {folder}"))?;
+    }
+    ensure!(causes > 0, "no backup has an event that followed from another");
+    let first = &backups[0];
+    let (heads, all) = (first.heads()?, original.upto("units", u64::MAX).len() as u64);
+    ensure!(heads["units"] < all, "nothing was written behind the first backup: it is no beginning, but all of it");
+    let events = first.served(embedded.binary(), &tenant)?;
+    let found: usize = backups.iter().map(|backup| backup.known.len()).sum();
+    Ok(format!(
+        "{} backups beside commands: each log a beginning of the original, {found} facts that were known before, {causes} \
+         events with their causes; {events} events serve again",
+        backups.len()
+    ))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn number(row: &Value, name: &str) -> Result<u64> {
+    row[name].as_u64().with_context(|| format!("no {name}: {row}"))
+}
+
+/// A stream, and the type of an event that its writer was told is there.
+type Fact = (String, &'static str);
+
+/// Lists units and sends leases until it is told to stop. One command at a time: a backup needs a moment between two.
+fn write(admin: &Http, tenant: &str, stop: &AtomicBool, known: &Mutex<Vec<Fact>>) -> Result<()> {
+    let property = world::property(admin)?;
+    let know = |kind: &str, id: &str, event: &'static str| lock(known).push((format!("{kind}:{id}"), event));
+    let unit = || -> Result<String> {
+        let (unit, _) = world::unit(admin, &property, &world::fresh("B"))?;
+        know("unit", &unit, "UnitAdded");
+        know("unit", &unit, "UnitListed");
+        Ok(unit)
+    };
+    while !stop.load(Ordering::SeqCst) {
+        unit()?;
+        unit()?;
+        let leased = unit()?;
+        let lease = world::lease(admin, &world::lease_body(&leased, tenant, 0, 364))?;
+        know("lease", &lease, "LeaseDrafted");
+        let (document, _) = world::document(admin, Some(&lease))?;
+        know("document", &document, "DocumentStored");
+        let (state, code) = block(world::send_lease(admin, &lease, &world::send_body(&document, tenant)))?;
+        ensure!(state == "sent", "a lease came to {state} {code}");
+        know("unit", &leased, "UnitReserved");
+        know("lease", &lease, "LeaseSent");
+    }
+    Ok(())
+}
+
+/// A backup, and what was known when it began.
+struct Backup {
+    folder: PathBuf,
+    known: Vec<Fact>,
+    /// What the verb told.
+    rows: Vec<Value>,
+}
+
+impl Backup {
+    fn make(system: &System, folder: PathBuf, known: &Mutex<Vec<Fact>>) -> Result<Self> {
+        let before = lock(known).len();
+        wait_until("another lease that was sent", SETTLES_WITHIN, || {
+            Ok(lock(known)[before..].iter().any(|(_, event)| *event == "LeaseSent"))
+        })?;
+        let known = lock(known).clone();
+        let rows = system.rows(&["backup", &folder.to_string_lossy(), "--with-master-key"])?;
+        Ok(Self { folder, known, rows })
+    }
+
+    /// Where each log stood, as the manifest has it.
+    fn heads(&self) -> Result<BTreeMap<String, u64>> {
+        let manifest: Value = serde_json::from_str(&fs::read_to_string(self.folder.join("backup.json"))?)?;
+        let contexts = manifest["contexts"].as_array().with_context(|| format!("no contexts: {manifest}"))?;
+        let head = |row: &Value| Ok((row["context"].as_str().context("no context")?.to_owned(), number(row, "position")?));
+        contexts.iter().map(head).collect()
+    }
+
+    /// Restores it into a folder that nobody serves, and compares that with the original. Answers how many of its events
+    /// followed from others.
+    fn at_rest(&self, binary: &Path, original: &History) -> Result<usize> {
+        let beside = |ending: &str| PathBuf::from(format!("{}{ending}", self.folder.display()));
+        let (folder, file) = (beside("-restored"), beside(".ndjson"));
+        let run = |args: &[&str]| verb(binary, &folder, args);
+        let restored = run(&["restore", &self.folder.to_string_lossy()])?;
+        let heads = self.heads()?;
+        ensure!(heads.keys().eq(BTreeSet::from(CONTEXTS)), "the manifest has {heads:?}");
+        let told = |rows: &[Value], context: &str| {
+            rows.iter().find(|row| row["context"] == context).and_then(|row| row["events"].as_u64())
+        };
+        // What an event names was stored before it.
+        let documents = self.known.iter().filter(|(_, event)| *event == "DocumentStored").count() as u64;
+        let files = told(&self.rows, "artifacts");
+        ensure!(files >= Some(documents), "{files:?} files beside {documents} documents");
+        let verdict = run(&["events", "verify"])?;
+        for (context, head) in &heads {
+            let last = run(&["events", "list", "--context", context, "--limit", "1"])?;
+            let last = last.last().map_or(Ok(0), |row| number(row, "position"))?;
+            ensure!(last == *head, "the {context} log ends at {last}, the manifest says {head}");
+            let said = [told(&self.rows, context), told(&restored, context)];
+            ensure!(said == [Some(*head); 2], "of the {context} log, which ends at {head}, the verbs say {said:?}");
+            let fine =
+                |row: &Value| row["context"] == context.as_str() && row["state"] == "fine" && row["position"] == *head;
+            ensure!(verdict.iter().any(fine), "of the {context} log up to {head}: {verdict:?}");
+        }
+        run(&["events", "export", &file.to_string_lossy()])?;
+        let copy = History::read(&file)?;
+        copy.is_beginning_of(original, &heads)?;
+        copy.holds(&self.known)?;
+        copy.causes()
+    }
+
+    /// Serves it and asks for what was known before it began, a person's name among that. Answers how many events it has.
+    fn served(&self, binary: &Path, tenant: &str) -> Result<u64> {
+        let restored = System::Embedded(Box::new(Embedded::restored(binary, &self.folder)?));
+        restored.caught_up()?;
+        let verdict = restored.casitas(&["events", "verify", "-o", "ndjson"], "")?;
+        let found = String::from_utf8_lossy(&verdict.stdout).into_owned();
+        ensure!(verdict.status.success(), "once it serves, verify ends with {}: {found}", verdict.status);
+        let rows = restored.rows(&["events", "replay", "--into", "dry"])?;
+        let events = number(rows.last().context("a replay without a result")?, "replayed")?;
+        let least = self.heads()?.values().sum::<u64>();
+        ensure!(events >= least, "{events} of {least} events can be replayed");
+        let again = world::log_in(&restored.http()?, world::ADMIN, world::PASSWORD)?;
+        for (stream, event) in &self.known {
+            let (path, pointer, expected) = match *event {
+                "PartyRegistered" => ("parties", "/names/full", tenant),
+                "UnitListed" => ("units", "/listing/price/currency", "USD"),
+                "LeaseSent" => ("leases", "/status", "sent"),
+                _ => continue,
+            };
+            let id = stream.split_once(':').map_or("", |(_, id)| id);
+            let shown = again.get(&format!("/{path}/{id}")).now()?.success()?.json()?;
+            let same = shown.pointer(pointer).and_then(Value::as_str) == Some(expected);
+            ensure!(same, "{stream} after the restore, {pointer} not {expected}: {shown}");
+        }
+        restored.stop()?;
+        Ok(events)
+    }
+}
+
+/// The rows of a verb on a folder that nobody serves; it must succeed.
+fn verb(binary: &Path, folder: &Path, args: &[&str]) -> Result<Vec<Value>> {
+    let mut command = Command::new(binary);
+    command.args(args).args(["-o", "ndjson", "--data-dir"]).arg(folder).stdin(Stdio::null());
+    let output = command.output().context("starting casitas")?;
+    let (shown, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "casitas {args:?} ended with {}: {said} {shown}", output.status);
+    shown.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+}
+
+/// The events and kept keys of a native export, by context.
+#[derive(Default)]
+struct History {
+    events: BTreeMap<String, Vec<Line>>,
+    keys: BTreeMap<String, Vec<Line>>,
+}
+
+struct Line {
+    /// As it stands in the file.
+    text: String,
+    value: Value,
+}
+
+impl History {
+    fn read(file: &Path) -> Result<Self> {
+        let mut history = Self::default();
+        for text in fs::read_to_string(file)?.lines() {
+            let line: Value = serde_json::from_str(text).with_context(|| text.to_owned())?;
+            for (name, lines) in [("event", &mut history.events), ("key", &mut history.keys)] {
+                let value = line[name].clone();
+                if let Some(context) = value["context"].as_str().map(str::to_owned) {
+                    lines.entry(context).or_default().push(Line { text: text.to_owned(), value });
                 }
             }
-        });
-        let made = (|| {
-            for round in 0..size.pick(2, 10) {
-                let dest = dest.with_extension(round.to_string());
-                let output = system.casitas(&["backup", &dest.to_string_lossy(), "--with-master-key"], "")?;
-                ensure!(output.status.success(), "casitas backup: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(history)
+    }
+
+    /// The lines of a context's events up to a position.
+    fn upto(&self, context: &str, head: u64) -> Vec<&str> {
+        upto(&self.events, context, head)
+    }
+
+    /// Each log is the other's up to its head, byte for byte, and so are the keys that are kept for those events.
+    fn is_beginning_of(&self, whole: &Self, heads: &BTreeMap<String, u64>) -> Result<()> {
+        for (context, head) in heads {
+            let count = self.upto(context, u64::MAX).len();
+            ensure!(count as u64 == *head, "{count} events of {context} are exported, which ends at {head}");
+            for (what, own, all) in [("events", &self.events, &whole.events), ("keys", &self.keys, &whole.keys)] {
+                let (own, all) = (upto(own, context, u64::MAX), upto(all, context, *head));
+                let other = own.iter().zip(&all).find(|(own, all)| own != all);
+                ensure!(other.is_none(), "of the {what} of {context} {other:?} differ");
+                ensure!(own.len() == all.len(), "{} of {} {what} of {context} up to {head}", own.len(), all.len());
             }
-            Ok(())
-        })();
-        stop.store(true, Ordering::SeqCst);
-        made
-    });
-    outcome?;
-    let first = dest.with_extension("0");
-    let restored = Embedded::restored(embedded.binary(), &first)?;
-    let restored = System::Embedded(Box::new(restored));
-    restored.caught_up()?;
-    let rows = restored.rows(&["events", "replay", "--into", "dry"])?;
-    let events = rows.last().and_then(|row| row["replayed"].as_u64()).unwrap_or(0);
-    ensure!(events > 0, "{rows:?}");
-    let again = world::log_in(&restored.http()?, world::ADMIN, world::PASSWORD)?;
-    let units = again.get("/units?limit=1000").now()?.success()?;
-    restored.stop()?;
-    Ok(format!(
-        "{events} events restored beside {} commands; {} bytes of units served from it",
-        written.load(Ordering::SeqCst),
-        units.body.len()
-    ))
+        }
+        ensure!(!self.keys.is_empty(), "no key of a process is kept");
+        Ok(())
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Value> {
+        self.events.values().flatten().map(|line| &line.value)
+    }
+
+    fn holds(&self, known: &[Fact]) -> Result<()> {
+        let text = |event: &Value, name: &str| event[name].as_str().unwrap_or_default().to_owned();
+        let stream = |event: &Value| format!("{}:{}", text(event, "kind"), text(event, "stream"));
+        let there: BTreeSet<(String, String)> = self.all().map(|event| (stream(event), text(event, "type"))).collect();
+        let lost: Vec<&Fact> =
+            known.iter().filter(|(stream, event)| !there.contains(&(stream.clone(), (*event).to_owned()))).collect();
+        ensure!(lost.is_empty(), "{} of {} facts that were known before are lost: {lost:?}", lost.len(), known.len());
+        Ok(())
+    }
+
+    /// Of one moment: what an event followed from is there, whichever log has it. Answers how many followed from another.
+    fn causes(&self) -> Result<usize> {
+        let ids: BTreeSet<&str> = self.all().filter_map(|event| event["event_id"].as_str()).collect();
+        let caused: Vec<&Value> = self.all().filter(|event| event["causation_id"].is_string()).collect();
+        let orphan = caused.iter().find(|event| event["causation_id"].as_str().is_none_or(|cause| !ids.contains(cause)));
+        ensure!(orphan.is_none(), "there without its cause: {orphan:?}");
+        Ok(caused.len())
+    }
+}
+
+/// The lines of a context that belong to positions up to this one.
+fn upto<'a>(lines: &'a BTreeMap<String, Vec<Line>>, context: &str, head: u64) -> Vec<&'a str> {
+    let within = |line: &&Line| line.value["position"].as_u64().is_some_and(|position| position <= head);
+    lines.get(context).into_iter().flatten().filter(within).map(|line| line.text.as_str()).collect()
 }
 
 /// Passes so many bytes, over all connections and both ways, then cuts everything.

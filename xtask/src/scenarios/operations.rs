@@ -1,6 +1,7 @@
 //! The operator's page (docs/operations.md), acted out: each fault is put in by force, found with `casitas doctor`, and healed with
 //! the command that it names.
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,8 +15,8 @@ use super::world::{self, SETTLES_WITHIN, fresh};
 use crate::net::wait_until;
 use crate::process::find_program;
 
-const FINE: i32 = 0;
-const WRONG: i32 = 6;
+pub const FINE: i32 = 0;
+pub const WRONG: i32 = 6;
 
 /// SQL against a context's log past all its guards, as only a superuser or the owner of the files can run it.
 fn force(system: &mut System, context: &str, sql: &str) -> Result<String> {
@@ -31,22 +32,27 @@ fn force(system: &mut System, context: &str, sql: &str) -> Result<String> {
             let file = embedded.data_dir().join(format!("{context}_db.sqlite"));
             let trigger = "CREATE TRIGGER events_are_never_changed BEFORE UPDATE ON events
                 BEGIN SELECT RAISE(ABORT, 'the event log is append-only: UPDATE is refused'); END";
-            let unguarded =
-                format!(".timeout 5000\nBEGIN IMMEDIATE; DROP TRIGGER events_are_never_changed; {sql}; {trigger}; COMMIT;");
-            let sqlite = find_program(&["sqlite3"]).context("sqlite3 is not installed")?;
-            let mut child = Command::new(sqlite)
-                .args(["-batch", "-bail"])
-                .arg(file)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()?;
-            std::io::Write::write_all(&mut child.stdin.take().context("no standard input")?, unguarded.as_bytes())?;
-            let output = child.wait_with_output()?;
-            ensure!(output.status.success(), "sqlite3: {}", String::from_utf8_lossy(&output.stderr));
-            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+            let unguarded = format!("BEGIN IMMEDIATE; DROP TRIGGER events_are_never_changed; {sql}; {trigger}; COMMIT;");
+            sqlite(&file, &unguarded)
         }
     }
+}
+
+/// SQL against a file, which others may have open; what it answers.
+pub fn sqlite(file: &Path, sql: &str) -> Result<String> {
+    let sqlite = find_program(&["sqlite3"]).context("sqlite3 is not installed")?;
+    let mut child = Command::new(sqlite)
+        .args(["-batch", "-bail"])
+        .arg(file)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let script = format!(".timeout 5000\n{sql}\n");
+    std::io::Write::write_all(&mut child.stdin.take().context("no standard input")?, script.as_bytes())?;
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "sqlite3: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Appends an event to a stream by hand, past the append function.
@@ -83,17 +89,35 @@ fn uuid() -> String {
     )
 }
 
-/// The doctor's exit code, and its lines that are not fine.
-fn doctor(system: &System) -> Result<(i32, Vec<Value>)> {
-    let output = system.casitas(&["doctor", "--output", "ndjson"], "")?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let lines = text.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>()?;
-    ensure!(lines.len() > 10, "the doctor says little: {text} {}", String::from_utf8_lossy(&output.stderr));
-    let ill = lines.into_iter().filter(|line| line["state"] != "fine").collect();
-    Ok((output.status.code().context("killed")?, ill))
+/// What a verb that may fail answered.
+#[derive(Debug)]
+pub struct Told {
+    pub exit: i32,
+    /// Without progress.
+    pub rows: Vec<Value>,
+    /// On standard error.
+    pub said: String,
 }
 
-fn healthy(system: &System) -> Result<()> {
+/// Runs a verb; whether it failed is the caller's to judge.
+pub fn told(system: &System, args: &[&str]) -> Result<Told> {
+    let output = system.casitas(&[args, &["--output", "ndjson"]].concat(), "")?;
+    let (text, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr).into_owned());
+    let rows = text.lines().map(serde_json::from_str).collect::<Result<Vec<Value>, _>>();
+    let mut rows = rows.with_context(|| format!("casitas {args:?}: {text} {said}"))?;
+    rows.retain(|row| row.get("progress").is_none());
+    Ok(Told { exit: output.status.code().context("killed")?, rows, said })
+}
+
+/// The doctor's exit code, and its lines that are not fine.
+fn doctor(system: &System) -> Result<(i32, Vec<Value>)> {
+    let Told { exit, rows: mut lines, said } = told(system, &["doctor"])?;
+    ensure!(lines.len() > 10, "the doctor says little: {lines:?} {said}");
+    lines.retain(|line| line["state"] != "fine");
+    Ok((exit, lines))
+}
+
+pub fn healthy(system: &System) -> Result<()> {
     let mut last = String::new();
     let waited = wait_until("a doctor who finds nothing", SETTLES_WITHIN, || {
         let (exit, ill) = doctor(system)?;
@@ -104,7 +128,7 @@ fn healthy(system: &System) -> Result<()> {
 }
 
 /// The doctor's line about something wrong, as soon as there is one.
-fn found(system: &System, check: &str, word: &str) -> Result<Value> {
+pub fn found(system: &System, check: &str, word: &str) -> Result<Value> {
     let (mut line, mut last) = (None, String::new());
     let waited = wait_until(&format!("the doctor's line about {check} with {word:?}"), SETTLES_WITHIN, || {
         let (exit, ill) = doctor(system)?;

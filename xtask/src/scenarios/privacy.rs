@@ -1,4 +1,5 @@
-//! No plaintext of a person outside `party_card`: dumps of every store are searched for unmistakable words.
+//! No plaintext of a person outside `party_card`: dumps of every store are searched for unmistakable words, and so is
+//! what operators are shown.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::client::{Http, block};
+use super::dates::{instant, now};
 use super::system::System;
 use super::world::{self, finished, fresh};
 use crate::process::find_program;
@@ -35,8 +37,9 @@ fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     false
 }
 
-/// A person who goes through everything: registered, changed, leasing, in reports, read by everybody who may.
-fn person(admin: &Http) -> Result<Marks> {
+/// A person who goes through everything: registered, changed, leasing, in reports, read by everybody who may. Answers
+/// their words and the party's id.
+fn person(admin: &Http) -> Result<(Marks, String)> {
     let word = |kind: &str| fresh(kind).replace('-', "");
     let (full, given, family) = (word("Fullname"), word("Givenname"), word("Familyname"));
     let (tax, street) = (word("TAX"), word("Street"));
@@ -85,7 +88,7 @@ fn person(admin: &Http) -> Result<Marks> {
             ensure!(shown == path.starts_with("/parties"), "{path} shows the name: {shown}");
         }
     }
-    Ok(Marks(vec![full, given, family, tax, street, later, email, phone]))
+    Ok((Marks(vec![full, given, family, tax, street, later, email, phone]), party))
 }
 
 /// Files below a folder, but not in `without`.
@@ -152,7 +155,7 @@ fn dump(postgres: &Postgres, database: &str, args: &[&str]) -> Result<Vec<u8>> {
 
 pub fn distributed(system: &mut System) -> Result<String> {
     let admin = world::admin(system)?;
-    let marks = person(&admin)?;
+    let (marks, _) = person(&admin)?;
     system.caught_up()?;
     let stack = system.stack()?;
     let mut search = Search { marks: &marks, places: Vec::new(), bytes: 0, hits: Vec::new() };
@@ -184,7 +187,7 @@ pub fn distributed(system: &mut System) -> Result<String> {
 
 pub fn embedded(system: &mut System) -> Result<String> {
     let admin = world::admin(system)?;
-    let marks = person(&admin)?;
+    let (marks, _) = person(&admin)?;
     system.caught_up()?;
     let System::Embedded(embedded) = system else { bail!("not embedded") };
     // While it runs: what is in the WAL counts too.
@@ -241,4 +244,151 @@ fn run(command: &mut Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Somebody who is looked at with the operator's verbs.
+struct Story {
+    words: Marks,
+    id: String,
+    /// `party:0192…`
+    stream: String,
+    /// `legal:42`, in order.
+    places: Vec<String>,
+}
+
+impl Story {
+    fn of(system: &System, kind: &str, words: Marks, id: String) -> Result<Self> {
+        let stream = format!("{kind}:{id}");
+        let rows = system.rows(&["events", "list", "--stream", &stream])?;
+        let place = |row: &Value| Some(format!("{}:{}", row["context"].as_str()?, row["position"].as_u64()?));
+        let places: Vec<String> = rows.iter().filter_map(place).collect();
+        ensure!(!places.is_empty(), "no event of {stream}: {rows:?}");
+        Ok(Self { words, id, stream, places })
+    }
+
+    fn last(&self) -> &str {
+        self.places.last().map_or("", String::as_str)
+    }
+}
+
+/// A user: personal data beside a password's hash.
+fn user(admin: &Http) -> Result<(Marks, String)> {
+    let word = |kind: &str| fresh(kind).replace('-', "");
+    let (name, email) = (word("Loginname"), format!("{}@mail.example", word("loginmail")));
+    let body = json!({"username": fresh("user"), "email": email, "name": name, "roles": ["units"],
+        "password": world::PASSWORD});
+    let id = admin.done("/users", &body)?.id()?;
+    Ok((Marks(vec![name, email]), id))
+}
+
+/// What a verb that must succeed writes, on both of its outputs.
+fn written(system: &System, args: &[&str]) -> Result<Vec<u8>> {
+    let output = system.casitas(args, "")?;
+    ensure!(output.status.success(), "casitas {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok([output.stdout, output.stderr].concat())
+}
+
+/// How many passwords' hashes stand there; each of them must be hidden.
+fn hidden_hashes(shown: &[u8]) -> Result<usize> {
+    let text = String::from_utf8_lossy(shown);
+    let named = text.matches("\"password_hash\":").count();
+    let hidden = text.matches("\"password_hash\":\"(hidden)\"").count();
+    ensure!(named == hidden && !text.contains("$argon2"), "of {named} passwords' hashes {hidden} are hidden");
+    Ok(hidden)
+}
+
+/// The records of what operators revealed, oldest first.
+fn reveals(system: &System) -> Result<Vec<Value>> {
+    let stream = ["events", "list", "--stream", "operations:operators", "--type", "PersonalDataRevealed"];
+    let rows = system.rows(&[&stream[..], &["--data", "--limit", "1000000"]].concat())?;
+    Ok(rows.iter().map(|row| row["data"]["PersonalDataRevealed"].clone()).collect())
+}
+
+/// What an operator is shown of people: nothing, until it is revealed, and then who did that and why stands in the log.
+/// A password's hash is never shown.
+pub fn operator(system: &System) -> Result<String> {
+    let admin = world::admin(system)?;
+    let since = instant(now() - Duration::from_secs(1));
+    let (words, id) = person(&admin)?;
+    let person = Story::of(system, "party", words, id)?;
+    let (words, id) = user(&admin)?;
+    let user = Story::of(system, "user", words, id)?;
+    let before = reveals(system)?.len();
+    let (looks, hidden) = masked(system, &person, &user, &since)?;
+    ensure!(reveals(system)?.len() == before, "something was recorded as revealed, and nothing was");
+    let opened = revealed(system, &person, &user)?;
+    let after = reveals(system)?.len();
+    ensure!(after == before + opened, "{opened} reveals: {before} records before them, {after} after them");
+
+    let all = Marks([&person.words.0[..], &user.words.0[..]].concat());
+    let records = json!(reveals(system)?).to_string();
+    ensure!(all.found_in(records.as_bytes()).is_empty(), "what was revealed stands in the record of it");
+    if let System::Embedded(embedded) = system {
+        let log = fs::read(embedded.log())?;
+        ensure!(all.found_in(&log).is_empty(), "what was revealed stands in the process' log");
+    }
+    Ok(format!(
+        "{looks} verbs show none of {} words and hide {hidden} hashes; {opened} reveals show all, recorded once each",
+        all.0.len()
+    ))
+}
+
+/// Every verb without `--reveal`. Answers how many there were, and how many hashes were hidden.
+fn masked(system: &System, person: &Story, user: &Story, since: &str) -> Result<(usize, usize)> {
+    let [first, second] = &person.places[..] else { bail!("the person's events are {:?}", person.places) };
+    // What is asked, and whether it is about the person, and the user.
+    let looks: [(&[&str], bool, bool); 10] = [
+        (&["events", "list", "--data", "--since", since, "--limit", "1000000"], true, true),
+        (&["events", "show", first], true, false),
+        (&["events", "show", second], true, false),
+        (&["events", "show", user.last()], false, true),
+        (&["events", "state", "legal", &person.stream], true, false),
+        (&["events", "state", "legal", &person.stream, "--at", "1"], true, false),
+        (&["events", "diff", "legal", &person.stream, "0", "2"], true, false),
+        (&["events", "state", "auth", &user.stream], false, true),
+        (&["events", "replay", "--into", "stdout", "--from", since], true, true),
+        (&["events", "export", "--format", "cloudevents", "-"], true, true),
+    ];
+    let mut hidden = 0;
+    for (args, is_person, is_user) in looks {
+        let shown = written(system, args)?;
+        let found: Vec<&str> = [person, user].iter().flat_map(|story| story.words.found_in(&shown)).collect();
+        ensure!(found.is_empty(), "casitas {args:?} shows {found:?}");
+        // It is about them at all.
+        for (story, is_shown) in [(person, is_person), (user, is_user)] {
+            let names = contains(&shown, story.id.as_bytes());
+            ensure!(names == is_shown, "casitas {args:?} names {}: {names}", story.stream);
+        }
+        let hashes = hidden_hashes(&shown).with_context(|| format!("casitas {args:?}"))?;
+        ensure!((hashes > 0) == is_user, "casitas {args:?} hides {hashes} hashes");
+        hidden += hashes;
+    }
+    Ok((looks.len(), hidden))
+}
+
+/// With `--reveal`: all of it is there, and each time one record of it. Answers how often something was revealed.
+fn revealed(system: &System, person: &Story, user: &Story) -> Result<usize> {
+    let looks: [(&[&str], &Story, &[String]); 4] = [
+        (&["events", "show", person.last()], person, &person.places[person.places.len() - 1..]),
+        (&["events", "state", "legal", &person.stream], person, &person.places),
+        (&["events", "show", user.last()], user, &user.places),
+        (&["events", "list", "--stream", &user.stream], user, &user.places),
+    ];
+    for (args, story, places) in looks {
+        let why = fresh("question");
+        let shown = written(system, &[args, &["--reveal", "--reason", &why]].concat())?;
+        let words = story.words.found_in(&shown).len();
+        ensure!(words == story.words.0.len(), "casitas {args:?} reveals {words} of {} words", story.words.0.len());
+        hidden_hashes(&shown).with_context(|| format!("casitas {args:?} --reveal"))?;
+
+        let records = reveals(system)?;
+        let ours: Vec<&Value> = records.iter().filter(|record| record["reason"] == why).collect();
+        let [record] = &ours[..] else { bail!("casitas {args:?} --reveal: {} records: {ours:?}", ours.len()) };
+        let is_it = record["verb"] == args[..2].join(" ") && record["events"] == json!(places);
+        ensure!(is_it, "casitas {args:?} --reveal was recorded as {record}");
+        let uid = rustix::process::getuid().as_raw();
+        let by = record["by"].as_str().unwrap_or_default();
+        ensure!(by.ends_with(&format!("({uid})")) || by == format!("uid {uid}"), "not by who did it, {uid}: {record}");
+    }
+    Ok(looks.len())
 }

@@ -1,9 +1,9 @@
-//! No double booking: many clients want the same days of the same unit.
+//! No double booking: many clients want the same days of the same unit; and one client asks a hundred times at once.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::client::{Http, block, spawn};
+use super::client::{Answer, Http, block, spawn};
 use super::dates::{day, instant, now};
 use super::suite::Size;
 use super::system::System;
@@ -12,6 +12,8 @@ use crate::net::wait_until;
 
 const CLIENTS: usize = 64;
 const REFUSED: &str = "UNIT_NOT_AVAILABLE";
+/// Of one keyed command (requirement 5 of event-sourcing.md).
+const DUPLICATES: usize = 100;
 
 /// Days that overlap with everybody else's: all include the fourth day.
 fn days(client: usize) -> (i64, i64) {
@@ -152,4 +154,67 @@ async fn lease_round(admin: &Http, drafts: &[String], body: &Value) -> Result<us
     }
     ensure!(won.len() == 1, "{} leases were sent: {won:?}", won.len());
     Ok(won[0])
+}
+
+/// A command that would be done anew each time is sent a hundred times at once with one key: it is done once, and all
+/// are told the same. Who has waited too long behind the others is told 409, and the same when they ask again.
+pub fn duplicates(system: &System, size: Size) -> Result<String> {
+    let rounds = size.pick(3, 100);
+    let admin = world::admin(system)?;
+    let owner = world::party(&admin, &fresh("Owner"))?;
+    let before = system.heads()?["units"];
+    let (mut answered, mut waited) = (Vec::new(), 0);
+    for round in 0..rounds {
+        let body = world::property_body(&fresh("Duplicate"), &owner);
+        let (told, in_flight) =
+            block(duplicates_round(&admin, &body, &fresh("key"))).with_context(|| format!("round {round}"))?;
+        answered.push(told.id()?);
+        waited += in_flight;
+    }
+    let registered: Vec<String> = system
+        .events("units", before)?
+        .into_iter()
+        .filter(|event| event.kind == "PropertyRegistered")
+        .map(|event| event.id().to_owned())
+        .collect();
+    ensure!(registered == answered, "the clients were told of {answered:?}, the log has {registered:?}");
+    Ok(format!(
+        "{rounds} rounds of {DUPLICATES} duplicates: 1 event each, one answer for all ({waited} were told 409 first)"
+    ))
+}
+
+/// The answer that all were given, and how many were told at first that another one was at it.
+async fn duplicates_round(admin: &Http, body: &Value, key: &str) -> Result<(Answer, usize)> {
+    let ask = admin.post("/properties", body).key(key);
+    let tasks: Vec<_> = (0..DUPLICATES)
+        .map(|_| {
+            let ask = ask.clone();
+            spawn(async move { ask.send().await })
+        })
+        .collect();
+    let (mut done, mut in_flight) = (Vec::new(), 0);
+    for task in tasks {
+        let answer = task.await??;
+        if answer.status == 409 {
+            answer.problem(409, "IDEMPOTENCY_KEY_IN_FLIGHT")?;
+            ensure!(answer.header("retry-after").is_some(), "no Retry-After: {:?}", answer.headers);
+            in_flight += 1;
+        } else {
+            done.push(answer.expect(201)?);
+        }
+    }
+    // Now that nobody else asks.
+    for _ in 0..in_flight {
+        done.push(ask.send().await?.expect(201)?);
+    }
+    let first = done.iter().filter(|answer| answer.header("idempotent-replayed").is_none()).count();
+    ensure!(first == 1, "{first} of {DUPLICATES} were told that theirs was the first");
+    let told = done.swap_remove(0);
+    for header in ["etag", "location", "casitas-position"] {
+        let same = told.header(header).is_some() && done.iter().all(|answer| answer.header(header) == told.header(header));
+        ensure!(same, "{header} differs: {:?}", done.iter().map(|answer| answer.header(header)).collect::<Vec<_>>());
+    }
+    let other = done.iter().find(|answer| answer.body != told.body);
+    ensure!(other.is_none(), "one was answered {told}, another {other:?}");
+    Ok((told, in_flight))
 }

@@ -7,8 +7,8 @@ use anyhow::{Result, bail};
 
 use super::system::{Embedded, System};
 use super::{
-    access, caching, crashes, edge, fuzz, history, input, jobs, large, operations, privacy, races, reads, rebuilds,
-    tampering, walkthrough,
+    access, caching, crashes, doctor, edge, fuzz, history, input, jobs, large, look, operations, privacy, races, reads,
+    rebuilds, tampering, walkthrough,
 };
 use crate::stack::Options;
 use crate::test::BINARY_VARIABLE;
@@ -179,12 +179,16 @@ fn embedded(suite: &mut Suite) -> Result<()> {
     suite.check("access.tokens", "forged, expired and foreign tokens", |_| access::forged_tokens(&system));
     suite.check("access.deactivation", "a deactivated user is out at once", |_| access::deactivation(&system));
     suite.check("input", "bad input is 4xx and writes nothing", |_| input::table(&system));
+    for (name, what, work) in look::LOOKS {
+        suite.check(name, what, |_| work(&system));
+    }
     suite.check("reads.expiry", "a hold that expired is shown by no GET after it", |size| {
         reads::expiring_holds(&system, size)
     });
     suite.check("reads.own-writes", "a GET with the token sees the command", |size| reads::own_writes(&mut system, size));
     suite.check("races.holds", "64 clients place overlapping holds", |size| races::holds(&system, size));
     suite.check("races.leases", "64 leases of one unit are sent", |size| races::leases(&system, size));
+    suite.check("races.duplicates", "100 duplicates of one keyed command", |size| races::duplicates(&system, size));
     suite.check("rebuilds.load", "every model rebuilt beside readers and writers", |_| rebuilds::beside_clients(&system));
     suite.check("rebuilds.kills", "rebuilds killed at any moment go on", |size| rebuilds::killed(&mut system, size));
     suite.check("reports.priority", "high before low on one slot", |size| jobs::priority(&mut system, size));
@@ -196,7 +200,12 @@ fn embedded(suite: &mut Suite) -> Result<()> {
     }
     suite.check("crashes", "kill -9 of the process under load", |size| crashes::embedded(&mut system, size));
     suite.check("privacy", "no plaintext of a party in any file but party_card", |_| privacy::embedded(&mut system));
+    suite.check("privacy.operator", "operators are shown no person unless recorded", |_| privacy::operator(&system));
     suite.check("operations.held", "a log that another process holds is found", |_| operations::held(&mut system));
+    suite.check("operations.drift", "a row that is not what the log says is found", |_| doctor::drift(&system));
+    suite.check("operations.timer", "a timer that is late is found", |_| doctor::late_timer(&mut system));
+    suite.check("operations.behind", "a model that is behind is found", |_| doctor::behind(&mut system));
+    suite.check("operations.damaged", "a folder that cannot be opened", |_| doctor::damaged(&system));
     suite.check("tampering", "what was done to history is found by name", |_| tampering::embedded(&mut system));
     // From here on history is not what was sealed.
     suite.check("operations.poison", "a poison event parks its stream alone; a retry heals it", |_| {
@@ -224,6 +233,9 @@ fn distributed(suite: &mut Suite) -> Result<()> {
     suite.check("cache.stampede", "500 clients find a list changed: one computation a replica", |size| {
         caching::stampede(&mut system, size)
     });
+    suite.check("cache.expiry", "500 clients ask as a hold runs out: one computation a replica", |size| {
+        caching::expiry(&mut system, size)
+    });
     suite.check("reads.own-writes", "projector delayed: a GET with the token sees the command", |size| {
         reads::own_writes(&mut system, size)
     });
@@ -232,6 +244,7 @@ fn distributed(suite: &mut Suite) -> Result<()> {
     });
     suite.check("races.holds", "64 clients place overlapping holds", |size| races::holds(&system, size));
     suite.check("races.leases", "64 leases of one unit are sent", |size| races::leases(&system, size));
+    suite.check("races.duplicates", "100 duplicates of one keyed command", |size| races::duplicates(&system, size));
     suite.check("rebuilds.load", "every model rebuilt beside readers and writers", |_| rebuilds::beside_clients(&system));
     suite.check("rebuilds.kills", "rebuilds killed at any moment go on", |size| rebuilds::killed(&mut system, size));
     // The full form has a system of its own.
@@ -242,12 +255,20 @@ fn distributed(suite: &mut Suite) -> Result<()> {
     suite.check("access.tokens", "forged, expired and foreign tokens", |_| access::forged_tokens(&system));
     suite.check("access.deactivation", "a deactivated user is out at once", |_| access::deactivation(&system));
     suite.check("input", "bad input is 4xx and writes nothing", |_| input::table(&system));
+    for (name, what, work) in look::LOOKS {
+        suite.check(name, what, |_| work(&system));
+    }
     suite.check("edge", "Nginx at its default limits", |_| edge::default_limits(&mut system));
     suite.check("edge.stopped", "command-api stopped: commands are told in time", |_| edge::stopped_commands(&mut system));
     suite.check("privacy", "no plaintext of a party in any store but party_card", |_| privacy::distributed(&mut system));
+    suite.check("privacy.operator", "operators are shown no person unless recorded", |_| privacy::operator(&system));
     suite.check("operations.faults", "faults put in by force are found with doctor and healed", |size| {
         operations::faults(&mut system, size)
     });
+    suite.check("operations.drift", "a row that is not what the log says is found", |_| doctor::drift(&system));
+    suite.check("operations.timer", "a timer that is late is found", |_| doctor::late_timer(&mut system));
+    suite.check("operations.behind", "a model that is behind is found", |_| doctor::behind(&mut system));
+    suite.check("operations.servers", "servers that are down are named", |_| doctor::servers(&mut system));
     // The last: what is done to history here stays in the views of a skipped event, and no fresh fold equals them.
     suite.check("operations.poison", "a poison event parks its stream alone; a retry heals it", |_| {
         operations::poison(&mut system)
@@ -261,7 +282,11 @@ fn faults(suite: &mut Suite) -> Result<()> {
     suite.check("reports.kills", "the worker killed between the steps of a report", |size| jobs::kills(&mut system, size));
     suite.check("reports.wiped", "RabbitMQ wiped with jobs open", |size| jobs::wiped(&mut system, size));
     suite.check("redis", "Redis flushed, stopped, started under GETs", |size| caching::redis_away(&mut system, size));
+    suite.check("drain", "roles stopped in order beside half-sent heads", |size| crashes::drains(&mut system, size));
     suite.check("crashes", "kill -9 of everything in turn under load", |size| crashes::distributed(&mut system, size));
+    suite.check("restored", "logs restored from dumps: found beyond, tokens refused, healed by a rebuild", |_| {
+        super::restored::dumps(&mut system)
+    });
     // The last: it leaves the roles stopped.
     suite.check("tampering", "what was done to history is found by name", |_| tampering::distributed(&mut system));
     system.stop()

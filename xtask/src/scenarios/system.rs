@@ -128,7 +128,8 @@ impl System {
         let waited = wait_until("every read model at its log's head", bound, || {
             // A server may just be coming back.
             let Ok(rows) = self.rows(&["projections", "list"]) else { return Ok(false) };
-            let late: Vec<&Value> = rows.iter().filter(|row| row["lag_events"] != 0 || row["state"] == "absent").collect();
+            let models = rows.iter().filter(|row| row["generation"].is_u64());
+            let late: Vec<&Value> = models.filter(|row| row["lag_events"] != 0 || row["state"] == "absent").collect();
             behind = format!("{late:?}");
             Ok(!rows.is_empty() && late.is_empty())
         });

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use domain::Context;
-use ports::{Checkpoint, Position};
+use ports::{Checkpoint, EventLog, Position};
 use projector::{Board, FollowerStatus, State};
 
 use super::super::{Operator, chained};
@@ -11,7 +11,8 @@ use super::{Line, age};
 /// A follower that has not taken an event of this age is behind.
 const BEHIND_SECONDS: i64 = 10;
 /// Followers whose checkpoint lies beside their log.
-const BESIDE_LOGS: [(&str, Context); 2] = [("policy:move-in", Context::Legal), ("dispatcher:reports", Context::Reports)];
+pub(in crate::operator) const BESIDE_LOGS: [(&str, Context); 2] =
+    [("policy:move-in", Context::Legal), ("dispatcher:reports", Context::Reports)];
 
 impl Operator {
     pub(super) async fn followers(&self) -> Result<Vec<Line>> {
@@ -68,17 +69,25 @@ impl Operator {
         let log = self.platform.logs.get(context).map_err(chained)?;
         let head = log.head().await.map_err(chained)?;
         let position = checkpoint.position;
-        if position > head.position || (position > 0 && checkpoint.incarnation != head.incarnation) {
+        if position > head.position
+            || (position > 0 && checkpoint.incarnation != head.incarnation)
+            || self.is_another(&**log, checkpoint).await?
+        {
             let detail =
                 format!("stands at {position} of another life of the {context} log, which ends at {}", head.position);
-            return Ok(Line::wrong(name, detail, format!("casitas projections rebuild {name}")));
+            let next = match read_models::all().iter().any(|model| model.spec().name == name) {
+                true => format!("casitas projections rebuild {name}"),
+                // Its checkpoint was restored with another log, or the log without it.
+                false => format!("casitas events verify; then restore the {context} log that it followed"),
+            };
+            return Ok(Line::wrong(name, detail, next));
         }
         if let Some(State::Stalled { reason, since }) = status.map(|status| &status.state) {
             let detail = format!("stands still since {since}: {reason}");
             let next = if reason.contains("cannot take event") {
                 "casitas events show, with the event that it names; upgrade if it says so"
             } else {
-                "put right what it names: it goes on by itself"
+                "casitas doctor --quick; put right what the reason names: it goes on by itself"
             };
             return Ok(Line::wrong(name, detail, next));
         }
@@ -102,12 +111,19 @@ impl Operator {
         })
     }
 
+    /// Whether another event stands in the log where the checkpoint was made: the log was put back and has grown past it.
+    async fn is_another(&self, log: &dyn EventLog, checkpoint: &Checkpoint) -> Result<bool> {
+        let (Some(before), Some(id)) = (checkpoint.position.checked_sub(1), checkpoint.event_id) else { return Ok(false) };
+        let there = log.read(before, 1).await.map_err(chained)?;
+        Ok(there.first().is_some_and(|event| event.event_id != id))
+    }
+
     fn start_projector(&self) -> &'static str {
         if self.platform.distributed { "casitas projector" } else { "casitas serve" }
     }
 
     /// Age of the first event after a position.
-    async fn oldest(&self, context: Context, position: Position) -> Result<Option<(String, i64)>> {
+    pub(in crate::operator) async fn oldest(&self, context: Context, position: Position) -> Result<Option<(String, i64)>> {
         let log = self.platform.logs.get(context).map_err(chained)?;
         let next = log.read(position, 1).await.map_err(chained)?;
         let now = self.platform.clock.now();

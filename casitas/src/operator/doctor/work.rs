@@ -57,7 +57,7 @@ impl Operator {
         let now = self.platform.clock.now();
         let mut late = vec![];
         for row in rows {
-            let waiting: Waiting = serde_json::from_value(row.doc)?;
+            let waiting: Waiting = row.read(select.model).map_err(chained)?;
             if now.duration_since(waiting.requested_at).as_secs() >= WAITING_S {
                 late.push(waiting);
             }
@@ -156,7 +156,7 @@ impl Operator {
         };
         let mut snapshot = self.read().await?;
         let rows = snapshot.select(&select).await.map_err(chained)?;
-        rows.into_iter().map(|row| Ok(serde_json::from_value(row.doc)?)).collect()
+        rows.iter().map(|row| row.read(model).map_err(chained)).collect()
     }
 
     fn late(&self, due_at: i64) -> String {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::filter::{EventFilter, Scope};
 use super::masked::{Reveal, summary, whole};
 use crate::exit;
-use crate::operator::{Operator, Rows, chained};
+use crate::operator::{Operator, Refusal, Rows, chained};
 
 const CHUNK: usize = 1_000;
 const TAIL_POLL: Duration = Duration::from_millis(200);
@@ -73,8 +73,7 @@ impl Operator {
 
     pub(super) async fn show_event(&self, text: &str, reveal: &Reveal, rows: &Rows) -> Result<u8> {
         let Some(event) = self.find_event(text).await? else {
-            eprintln!("there is no event {text}");
-            return Ok(exit::NOT_FOUND);
+            return Err(Refusal::new(exit::NOT_FOUND, format!("there is no event {text}")).into());
         };
         let mut events = [event];
         if reveal.reveal {

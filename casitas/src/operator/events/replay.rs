@@ -28,7 +28,8 @@ answers 429 and 5xx are tried again
 --into stdout            the same CloudEvents, one a line
 
 Contexts come one after the other. At the end the number delivered must be the number stored; otherwise the exit code is 6. What is cut \
-off says where to go on: --from CONTEXT:POSITION. A webhook may get the event at which it was cut off twice; its id is the same.",
+off says where to go on: --from CONTEXT:POSITION. A webhook may get the events of the last second before it was cut off twice; their \
+ids are the same. A fold begins anew.",
     after_help = "Examples:
   casitas events replay --into dry
   casitas events replay --context units --from 2026-11-01 --rate 200 --into https://example.com/hook
@@ -59,8 +60,19 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// The command that goes on from a place.
+    /// How to go on from a place. A fold begins anew: its rows are not kept.
     pub fn again(&self, from: &str) -> String {
+        match self.is_folded() {
+            true => format!("begin anew with: {}", self.call(None)),
+            false => format!("go on with: {}", self.call(Some(from))),
+        }
+    }
+
+    pub fn is_folded(&self) -> bool {
+        self.into.starts_with("projection:")
+    }
+
+    fn call(&self, from: Option<&str>) -> String {
         let rate = self.rate.map(|rate| rate.to_string());
         let flags = [
             ("--context", &self.context),
@@ -69,7 +81,10 @@ impl Replay {
             ("--until", &self.until),
             ("--rate", &rate),
         ];
-        let mut text = format!("casitas events replay --into {} --from {from}", self.into);
+        let mut text = format!("casitas events replay --into {}", self.into);
+        if let Some(from) = from {
+            text.push_str(&format!(" --from {from}"));
+        }
         for (flag, value) in flags {
             if let Some(value) = value {
                 text.push_str(&format!(" {flag} {value}"));
@@ -81,6 +96,11 @@ impl Replay {
 
 impl Operator {
     pub(super) async fn replay(&self, replay: &Replay, rows: &Rows) -> Result<u8> {
+        ensure!(
+            replay.from.is_none() || !replay.is_folded(),
+            "{} is folded from the first event on: leave out --from",
+            replay.into
+        );
         let mut sink = Sink::of(&replay.into)?;
         let context = sink.context()?;
         if let (Some(wanted), Some(context)) = (&replay.context, context) {
@@ -99,7 +119,7 @@ impl Operator {
             let mut next = scope.after + 1;
             let stopped = |next: u64, delivered: u64| {
                 let again = replay.again(&format!("{context}:{next}"));
-                format!("the replay stopped at {context}:{next} after {delivered} events; go on with: {again}")
+                format!("the replay stopped at {context}:{next} after {delivered} events; {again}")
             };
             loop {
                 let mut chunk = walk.next().await.with_context(|| stopped(next, delivered))?;

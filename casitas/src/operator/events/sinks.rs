@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use domain::{Aggregate, Context, with_aggregate};
 use ports::{Recorded, RowChange};
 use read_models::{ReadModel, Rows};
@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::masked::without_person;
 use crate::operator::chained;
+use crate::operator::projections::model;
 use crate::transfer::{cloud_event, hex};
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -104,11 +105,7 @@ pub struct Fold {
 
 impl Fold {
     fn of(name: &str) -> Result<Self> {
-        let model = read_models::all().into_iter().find(|model| model.spec().name == name).with_context(|| {
-            let names: Vec<&str> = read_models::all().iter().map(|model| model.spec().name).collect();
-            format!("there is no read model {name:?}: one of {}", names.join(", "))
-        })?;
-        Ok(Self { model, working: Rows::default(), stored: BTreeMap::new(), events: 0 })
+        Ok(Self { model: model(name)?, working: Rows::default(), stored: BTreeMap::new(), events: 0 })
     }
 
     pub fn take(&mut self, event: &Recorded) -> Result<()> {

@@ -11,7 +11,7 @@ use super::filter::{instant, stream_id};
 use super::look::stream_of;
 use super::masked::{Reveal, hide_password_hash, without_person};
 use crate::exit;
-use crate::operator::{Operator, Rows, chained};
+use crate::operator::{Operator, Refusal, Rows, chained};
 
 /// A moment in the life of a stream.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,9 +50,7 @@ impl Operator {
         rows: &Rows,
     ) -> Result<u8> {
         let at = at.map_or(Ok(At::Now), At::parse)?;
-        let Some((stream, events)) = self.life("events state", context, stream, reveal).await? else {
-            return Ok(exit::NOT_FOUND);
-        };
+        let (stream, events) = self.life("events state", context, stream, reveal).await?;
         if let At::Version(version) = at
             && version > events.len() as u64
         {
@@ -60,8 +58,7 @@ impl Operator {
         }
         let until: Vec<Recorded> = events.into_iter().filter(|event| at.includes(event)).collect();
         let Some(last) = until.last() else {
-            eprintln!("{stream} did not exist then");
-            return Ok(exit::NOT_FOUND);
+            return Err(Refusal::new(exit::NOT_FOUND, format!("{stream} did not exist then")).into());
         };
         rows.send(json!({
             "context": stream.context().as_str(),
@@ -85,9 +82,7 @@ impl Operator {
         rows: &Rows,
     ) -> Result<u8> {
         let [a, b] = [At::parse(moments[0])?, At::parse(moments[1])?];
-        let Some((stream, events)) = self.life("events diff", context, stream, reveal).await? else {
-            return Ok(exit::NOT_FOUND);
-        };
+        let (stream, events) = self.life("events diff", context, stream, reveal).await?;
         let state = |at: At| {
             let until: Vec<Recorded> = events.iter().filter(|event| at.includes(event)).cloned().collect();
             match until.is_empty() {
@@ -102,13 +97,7 @@ impl Operator {
     }
 
     /// A stream's events, revealed or as of a person that nothing is known of.
-    async fn life(
-        &self,
-        verb: &str,
-        context: &str,
-        text: &str,
-        reveal: &Reveal,
-    ) -> Result<Option<(StreamId, Vec<Recorded>)>> {
+    async fn life(&self, verb: &str, context: &str, text: &str, reveal: &Reveal) -> Result<(StreamId, Vec<Recorded>)> {
         let log = self.logs(Some(context))?.remove(0);
         let candidates = match text.contains(':') {
             true => vec![stream_id(text)?],
@@ -126,10 +115,9 @@ impl Operator {
                 true => self.reveal(verb, reveal, &mut events).await?,
                 false => events = events.iter().map(without_person).collect::<Result<_>>()?,
             }
-            return Ok(Some((stream, events)));
+            return Ok((stream, events));
         }
-        eprintln!("there is no stream {text} in the {context} log");
-        Ok(None)
+        Err(Refusal::new(exit::NOT_FOUND, format!("there is no stream {text} in the {context} log")).into())
     }
 }
 

@@ -47,7 +47,12 @@ impl Operator {
         }
     }
 
-    async fn rebuild_one(&self, model: &'static dyn ReadModel, wish: Wish, rows: &Rows) -> Result<Done> {
+    pub(in crate::operator) async fn rebuild_one(
+        &self,
+        model: &'static dyn ReadModel,
+        wish: Wish,
+        rows: &Rows,
+    ) -> Result<Done> {
         let (progress, stop) = (Progress::default(), CancellationToken::new());
         let rebuilder = self.rebuilder()?;
         let work = rebuilder.rebuild(model, wish, &progress, &stop);
@@ -130,7 +135,7 @@ pub(super) fn result_row(model: &dyn ReadModel, result: &str, comparison: &Compa
     })
 }
 
-fn told(model: &dyn ReadModel, comparison: &Comparison) -> String {
+pub(in crate::operator) fn told(model: &dyn ReadModel, comparison: &Comparison) -> String {
     let Comparison { rows, equal, differ, missing, extra, .. } = comparison;
     format!("{}: {rows} rows: {equal} equal, {differ} differ, {missing} missing, {extra} extra", model.spec().name)
 }

@@ -1,10 +1,12 @@
 //! `casitas projections list` and `status`.
 
 use anyhow::Result;
-use ports::{Generation, ModelSpec, Standing};
-use projector::Board;
+use domain::Context;
+use ports::{Generation, ModelSpec, Position, Standing};
+use projector::{Board, FollowerStatus};
 use serde_json::{Value, json};
 
+use super::super::doctor::BESIDE_LOGS;
 use super::super::{Operator, Rows, chained};
 use crate::exit;
 
@@ -49,12 +51,50 @@ impl Operator {
                 "context": spec.context.as_str(),
                 "position": position,
                 "lag_events": lag,
-                "lag_seconds": status.as_ref().map_or(Value::Null, |status| status["lag_seconds"].clone()),
+                "lag_seconds": match &status {
+                    Some(status) => status["lag_seconds"].clone(),
+                    None => self.lag_seconds(spec.context, position).await?,
+                },
                 "reason": status.as_ref().map_or(Value::Null, |status| status["reason"].clone()),
                 "beside": beside.join(", "),
             }));
         }
+        self.other_followers(&statuses, &mut rows).await?;
         Ok(rows)
+    }
+
+    /// Followers whose checkpoint lies beside their log: no generation, no version.
+    async fn other_followers(&self, statuses: &[FollowerStatus], rows: &mut Vec<Value>) -> Result<()> {
+        for (name, context) in BESIDE_LOGS {
+            let log = self.platform.logs.get(context).map_err(chained)?;
+            let head = log.head().await.map_err(chained)?.position;
+            let checkpoint = log.follower_checkpoint(name).await.map_err(chained)?;
+            let position = checkpoint.map_or(0, |checkpoint| checkpoint.position);
+            let lag = head.saturating_sub(position);
+            let status = statuses.iter().find(|status| status.name == name).map(|status| json!(status));
+            let state = status.as_ref().and_then(|status| status["state"].as_str());
+            rows.push(json!({
+                "name": name,
+                "version": null,
+                "generation": null,
+                "state": state.unwrap_or(if lag == 0 { "current" } else { "behind" }),
+                "context": context.as_str(),
+                "position": position,
+                "lag_events": lag,
+                "lag_seconds": match &status {
+                    Some(status) => status["lag_seconds"].clone(),
+                    None => self.lag_seconds(context, position).await?,
+                },
+                "reason": status.as_ref().map_or(Value::Null, |status| status["reason"].clone()),
+                "beside": "",
+            }));
+        }
+        Ok(())
+    }
+
+    /// Age of the first event that is not folded: what can be told of a follower in another process.
+    async fn lag_seconds(&self, context: Context, position: Position) -> Result<Value> {
+        Ok(json!(self.oldest(context, position).await?.map_or(0, |(_, seconds)| seconds)))
     }
 
     /// Generations that are not live, and models that are paused, where this process may see them.

@@ -2,14 +2,18 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
 
-use domain::{AggregateKind, StreamId};
-use tokio::time::timeout;
+use async_trait::async_trait;
+use domain::{AggregateKind, StreamId, Timestamp};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use super::{append, commit, events, fresh_stream, head, request, to};
-use crate::{AppendOutcome, EventLog, Position, Recorded, Stretch};
+use crate::{AppendOutcome, AppendRequest, EventLog, Position, Recorded, Stretch};
 
 /// Longest wait for something that must happen.
 const BOUND: Duration = Duration::from_secs(60);
@@ -75,7 +79,7 @@ pub async fn a_stretch_has_the_events_of_its_streams_and_no_others(log: &dyn Eve
 
 pub async fn racing_writers_of_one_stream_lose_nothing_and_overwrite_nothing(log: Arc<dyn EventLog>) {
     let stream = fresh_stream(log.as_ref());
-    let writers = (0..16).map(|_| {
+    let writers = (0..WRITERS).map(|_| {
         let (log, stream) = (log.clone(), stream.clone());
         tokio::spawn(async move {
             let mut version = 0;
@@ -93,15 +97,15 @@ pub async fn racing_writers_of_one_stream_lose_nothing_and_overwrite_nothing(log
         won.push(writer.await.expect("no panic"));
     }
     won.sort_unstable();
-    assert_eq!(won, (1..=16).collect::<Vec<_>>(), "each sequence was won once");
-    assert_eq!(log.load(&stream, 0).await.expect("loaded").len(), 16);
+    assert_eq!(won, (1..=WRITERS as u64).collect::<Vec<_>>(), "each sequence was won once");
+    assert_eq!(log.load(&stream, 0).await.expect("loaded").len(), WRITERS);
 }
 
 pub async fn a_follower_skips_nothing_while_many_write(log: Arc<dyn EventLog>) {
     let start = head(log.as_ref()).await;
     let contended = Arc::new((0..4).map(|_| fresh_stream(log.as_ref())).collect::<Vec<_>>());
     let writers: Vec<_> = (0..WRITERS).map(|number| tokio::spawn(write(log.clone(), contended.clone(), number))).collect();
-    let follower = tokio::spawn(follow(log.clone(), start));
+    let follower = tokio::spawn(follow(log.clone(), start, StdRng::seed_from_u64(rand::random())));
 
     let mut committed = Vec::new();
     for writer in writers {
@@ -114,9 +118,6 @@ pub async fn a_follower_skips_nothing_while_many_write(log: Arc<dyn EventLog>) {
     assert_eq!(sentinel, end + 1);
 
     let delivered = timeout(BOUND, follower).await.expect("the follower ends").expect("no panic");
-    check_order(start, &delivered);
-    let mut delivered: Vec<_> = delivered.iter().map(|event| (event.position, event.event_id)).collect();
-    delivered.pop();
     committed.sort_unstable();
     assert_eq!(delivered, committed);
 }
@@ -153,27 +154,194 @@ async fn write(log: Arc<dyn EventLog>, contended: Arc<Vec<StreamId>>, number: us
     committed
 }
 
-/// Reads behind the writers until the sentinel.
-async fn follow(log: Arc<dyn EventLog>, start: Position) -> Vec<Recorded> {
-    let mut delivered: Vec<Recorded> = Vec::new();
+/// Reads behind the writers until the sentinel, and checks each event as it comes; answers those before the sentinel.
+async fn follow(log: Arc<dyn EventLog>, start: Position, mut rng: StdRng) -> Vec<(Position, Uuid)> {
+    let mut delivered = Delivered { last: start, sequences: HashMap::new(), recorded_at: None };
+    let mut followed = Vec::new();
     loop {
-        let after = delivered.last().map_or(start, |event| event.position);
-        let chunk = log.read(after, rand::random_range(1..=50)).await.expect("read");
-        delivered.extend(chunk);
-        if delivered.last().is_some_and(|event| event.event_type == "Sentinel") {
-            return delivered;
+        let chunk = match log.read(delivered.last, rng.random_range(1..=50)).await {
+            Ok(chunk) => chunk,
+            // Who waits for this follower bounds it.
+            Err(error) if error.is_transient() => Vec::new(),
+            Err(error) => panic!("behind {}: {}", delivered.last, error.chain()),
+        };
+        for event in &chunk {
+            delivered.take(event);
+            if event.event_type == "Sentinel" {
+                return followed;
+            }
+            followed.push((event.position, event.event_id));
         }
-        tokio::task::yield_now().await;
+        pause(&mut rng).await;
     }
 }
 
-fn check_order(start: Position, delivered: &[Recorded]) {
-    let mut sequences: HashMap<&StreamId, u64> = HashMap::new();
-    for (event, position) in delivered.iter().zip(start + 1..) {
-        assert_eq!(event.position, position, "positions are dense");
-        let sequence = sequences.entry(&event.stream).or_default();
+/// What a follower was given so far.
+struct Delivered {
+    last: Position,
+    sequences: HashMap<StreamId, u64>,
+    recorded_at: Option<Timestamp>,
+}
+
+impl Delivered {
+    fn take(&mut self, event: &Recorded) {
+        assert_eq!(event.position, self.last + 1, "positions are dense");
+        let sequence = self.sequences.entry(event.stream.clone()).or_default();
         *sequence += 1;
         assert_eq!(event.sequence, *sequence, "{} is in order", event.stream);
+        assert!(self.recorded_at.is_none_or(|before| before <= event.recorded_at), "time goes back at {}", event.position);
+        self.last = event.position;
+        self.recorded_at = Some(event.recorded_at);
     }
-    assert!(delivered.is_sorted_by_key(|event| event.recorded_at));
+}
+
+async fn pause(rng: &mut StdRng) {
+    match rng.random_range(0..3) {
+        0 => tokio::task::yield_now().await,
+        _ => sleep(Duration::from_micros(rng.random_range(0..2_000))).await,
+    }
+}
+
+/// Sessions that take a place in a log and do not keep it: what only an adapter's own test can do to its log.
+#[async_trait]
+pub trait Quitters: Send + Sync + 'static {
+    /// Takes the log's lock, writes an event at the next position, holds both for so long, and rolls back; or is cut
+    /// off instead, as by the death of its process.
+    async fn give_up(&self, held: Duration, is_cut_off: bool);
+}
+
+/// Writers over several handles of one log, which pause, and give up in the middle of one turn in ten; followers beside
+/// them.
+pub struct Storm {
+    pub writers: usize,
+    pub followers: usize,
+    /// So many events are committed, or a few more.
+    pub events: usize,
+    /// Of every choice: what is written, how long is paused, who gives up when.
+    pub seed: u64,
+}
+
+/// What happened in a storm. One in which nobody gave up shows nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Weathered {
+    pub events: usize,
+    pub rolled_back: usize,
+    pub cut_off: usize,
+}
+
+/// R4 of reliability-security.md: each follower is given exactly what was committed, in order, without a gap.
+pub async fn followers_skip_nothing_in_a_storm(
+    handles: &[Arc<dyn EventLog>],
+    quitters: Arc<dyn Quitters>,
+    storm: &Storm,
+) -> Weathered {
+    let seed = storm.seed;
+    let log = handles[0].as_ref();
+    let start = head(log).await;
+    let contended: Vec<StreamId> = (0..4).map(|_| fresh_stream(log)).collect();
+    let left = Arc::new(AtomicI64::new(storm.events as i64));
+    let rng = |number: usize| StdRng::seed_from_u64(seed.wrapping_add(number as u64));
+    let writers: Vec<_> = (0..storm.writers)
+        .map(|number| {
+            let log = handles[number % handles.len()].clone();
+            let shared = contended[number % contended.len()].clone();
+            let writer = Writer { log, shared, quitters: quitters.clone(), left: left.clone(), rng: rng(number) };
+            tokio::spawn(writer.run())
+        })
+        .collect();
+    let followers: Vec<_> = (0..storm.followers)
+        .map(|number| tokio::spawn(follow(handles[number % handles.len()].clone(), start, rng(storm.writers + number))))
+        .collect();
+
+    let (mut committed, mut weathered) = (Vec::new(), Weathered::default());
+    for writer in writers {
+        let (written, given_up) = writer.await.expect("no panic");
+        committed.extend(written);
+        weathered.rolled_back += given_up.rolled_back;
+        weathered.cut_off += given_up.cut_off;
+    }
+    weathered.events = committed.len();
+    let end = head(log).await;
+    assert_eq!(committed.len() as u64, end - start, "seed {seed}: committed positions are dense");
+    commit(log, &request(vec![to(&fresh_stream(log), 0, vec![sentinel()])])).await;
+    committed.sort_unstable();
+    for follower in followers {
+        let delivered = timeout(BOUND, follower).await.expect("the follower ends").expect("no panic");
+        let strange = delivered.iter().zip(&committed).find(|(delivered, committed)| delivered != committed);
+        assert_eq!(strange, None, "seed {seed}: delivered is not what was committed");
+        assert_eq!(delivered.len(), committed.len(), "seed {seed}");
+    }
+    weathered
+}
+
+/// One writer of a storm.
+struct Writer {
+    log: Arc<dyn EventLog>,
+    /// A stream that others write, too.
+    shared: StreamId,
+    quitters: Arc<dyn Quitters>,
+    /// Events that are still to be committed, by all of them.
+    left: Arc<AtomicI64>,
+    rng: StdRng,
+}
+
+impl Writer {
+    async fn run(mut self) -> (Vec<(Position, Uuid)>, Weathered) {
+        let log = self.log.clone();
+        let own = fresh_stream(log.as_ref());
+        let (mut own_version, mut shared_version) = (0, 0);
+        let (mut committed, mut given_up) = (Vec::new(), Weathered::default());
+        while self.left.load(Ordering::Relaxed) > 0 {
+            pause(&mut self.rng).await;
+            if self.rng.random_ratio(1, 10) {
+                self.give_up(&mut given_up).await;
+                continue;
+            }
+            let size = self.rng.random_range(1..=5);
+            let mut batch = vec![request(vec![to(&own, own_version, events(size))])];
+            if self.rng.random_bool(0.5) {
+                let fresh = fresh_stream(log.as_ref());
+                batch.push(request(vec![to(&self.shared, shared_version, events(1)), to(&fresh, 0, events(1))]));
+            }
+            let before = committed.len();
+            for (request, outcome) in batch.iter().zip(insist(log.as_ref(), &batch).await) {
+                match outcome {
+                    AppendOutcome::Committed { first, .. } => {
+                        let ids = request.streams.iter().flat_map(|append| &append.events).map(|event| event.event_id);
+                        committed.extend((first..).zip(ids));
+                    }
+                    AppendOutcome::VersionConflict { stream, actual } => {
+                        assert_eq!(stream, self.shared, "nobody else writes a writer's own stream");
+                        shared_version = actual;
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            own_version += size as u64;
+            self.left.fetch_sub((committed.len() - before) as i64, Ordering::Relaxed);
+        }
+        (committed, given_up)
+    }
+
+    async fn give_up(&mut self, given_up: &mut Weathered) {
+        let held = Duration::from_micros(self.rng.random_range(0..2_000));
+        let is_cut_off = self.rng.random_ratio(1, 4);
+        self.quitters.give_up(held, is_cut_off).await;
+        match is_cut_off {
+            true => given_up.cut_off += 1,
+            false => given_up.rolled_back += 1,
+        }
+    }
+}
+
+/// As a client does: the same batch again for as long as its outcome is not known.
+async fn insist(log: &dyn EventLog, batch: &[AppendRequest]) -> Vec<AppendOutcome> {
+    let began = Instant::now();
+    loop {
+        match log.append(batch).await {
+            Ok(outcomes) => return outcomes,
+            Err(error) if error.is_transient() && began.elapsed() < BOUND => sleep(Duration::from_millis(5)).await,
+            Err(error) => panic!("not appended: {}", error.chain()),
+        }
+    }
 }

@@ -77,7 +77,7 @@ fn expected(rows: &[Reference], select: &Select) -> Vec<Row> {
         None => true,
         Some((value, key)) => row.order(select.order, (value, key)) == Ordering::Greater,
     };
-    let row = |row: &&Reference| Row { key: row.key.clone(), doc: row.doc.clone() };
+    let row = |row: &&Reference| Row { key: row.key.clone(), doc: row.doc.to_string() };
     whole(rows, select).iter().filter(behind).take(select.limit).map(row).collect()
 }
 

@@ -61,7 +61,7 @@ pub async fn rows_checkpoint_and_change_move_together(views: &dyn ViewStore) {
     let head = snapshot.head("stepped").await.expect("a head");
     assert_eq!((head.revision, head.term, head.checkpoint), (2, claim.term, at(2)));
     assert_eq!(snapshot.get("stepped", "a").await.expect("read"), None);
-    assert_eq!(snapshot.get("stepped", "c").await.expect("read"), Some(rows["c"].clone()));
+    assert_eq!(snapshot.get("stepped", "c").await.expect("read"), Some(rows["c"].to_string()));
     assert!(views.rows(spec, claim.generation, &[]).await.expect("rows").is_empty());
 }
 

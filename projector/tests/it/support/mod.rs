@@ -107,7 +107,8 @@ impl World {
 
     pub async fn doc(&self, model: &'static str, key: &str) -> Option<serde_json::Value> {
         let mut snapshot = self.views.inner.snapshot().await.expect("a snapshot");
-        snapshot.get(model, key).await.expect("a model")
+        let doc = snapshot.get(model, key).await.expect("a model");
+        doc.map(|doc| serde_json::from_str(&doc).expect("JSON"))
     }
 }
 

@@ -284,7 +284,13 @@ async fn operate(settings: &Settings, mut verb: Verb, output: Option<Output>) ->
     let exit = match verb {
         Verb::Events(Events::Export(export)) => transfer::export(settings, export, &mut printer).await,
         Verb::Events(Events::Import(import)) => transfer::import(settings, &import, &mut printer).await,
-        Verb::Events(Events::Renew(renew)) => transfer::renew(settings, &renew, &mut printer).await,
+        Verb::Events(Events::Renew(renew)) => match check_store(settings) {
+            Ok(()) => transfer::renew(settings, &renew, &mut printer).await,
+            Err(refusal) => Err(refusal.into()),
+        },
+        verb @ Verb::Doctor { rows: true, .. } => {
+            perform_until_interrupted(settings, verb, &mut printer).await.map(|done| done.unwrap_or(exit::INTERRUPTED))
+        }
         Verb::Events(Events::Replay(replay)) => replay_until_interrupted(settings, replay, &mut printer).await,
         Verb::Projections(rebuild @ Projections::Rebuild { .. }) => {
             rebuild_until_interrupted(settings, rebuild, &mut printer).await
@@ -298,15 +304,32 @@ async fn operate(settings: &Settings, mut verb: Verb, output: Option<Output>) ->
 
 async fn rebuild_until_interrupted(settings: &Settings, rebuild: Projections, printer: &mut Printer) -> Result<u8> {
     let goes_on = rebuild.again();
-    let done = perform(settings, Verb::Projections(rebuild), |row| printer.row(row));
-    let Some(goes_on) = goes_on else { return done.await };
-    // What is under way there notices that nobody listens any more.
+    if let Some(exit) = perform_until_interrupted(settings, Verb::Projections(rebuild), printer).await? {
+        return Ok(exit);
+    }
+    match goes_on {
+        Some(goes_on) => eprintln!("\nstopped; what was done stays, and this goes on with it: {goes_on}"),
+        None => eprintln!("\nstopped; nothing of it stays"),
+    }
+    Ok(exit::INTERRUPTED)
+}
+
+/// `None` when it was interrupted. Then it is told with its next row, and puts away what it has begun; a second Ctrl-C does not
+/// wait for that.
+async fn perform_until_interrupted(settings: &Settings, verb: Verb, printer: &mut Printer) -> Result<Option<u8>> {
+    let interrupted = std::cell::Cell::new(false);
+    let work = perform(settings, verb, |row| printer.row(row) && !interrupted.get());
+    tokio::pin!(work);
     tokio::select! {
-        done = done => return done,
+        done = &mut work => return done.map(Some),
+        _ = tokio::signal::ctrl_c() => interrupted.set(true),
+    }
+    tokio::select! {
+        // How it ended is that it was stopped.
+        _ = &mut work => {}
         _ = tokio::signal::ctrl_c() => {}
     }
-    eprintln!("\nstopped; what was done stays, and this goes on with it: {goes_on}");
-    Ok(exit::INTERRUPTED)
+    Ok(None)
 }
 
 /// What is delivered goes to standard output alone; how far it is, and the result where that would be in its way, beside it.
@@ -341,12 +364,8 @@ async fn perform(settings: &Settings, verb: Verb, mut row: impl FnMut(serde_json
     {
         return Ok(exit);
     }
-    if !settings.is_distributed() && !verb.begins_a_store() && !DataFolder::has_store(&settings.data_dir) {
-        let message = format!(
-            "there is no store in {}: say where it is with --data-dir, or begin one with `casitas serve`",
-            settings.data_dir.display()
-        );
-        return Err(Refusal::new(exit::NOT_FOUND, message).into());
+    if !verb.begins_a_store() {
+        check_store(settings)?;
     }
     let platform = match Platform::open(settings, Role::Operator).await {
         Err(error) if matches!(verb, Verb::Doctor { .. }) && !settings.is_distributed() => {
@@ -362,10 +381,25 @@ async fn perform(settings: &Settings, verb: Verb, mut row: impl FnMut(serde_json
     let work = tokio::spawn(async move { operator.run(verb, rows).await });
     while let Some(next) = waiting.recv().await {
         if !row(next) {
+            // It notices that nobody listens any more, and puts away what it has begun.
+            drop(waiting);
+            let _ = work.await;
             return Ok(exit::OK);
         }
     }
     work.await?
+}
+
+/// A verb that looks at a store makes none.
+fn check_store(settings: &Settings) -> Result<(), Refusal> {
+    if settings.is_distributed() || DataFolder::has_store(&settings.data_dir) {
+        return Ok(());
+    }
+    let message = format!(
+        "there is no store in {}: say where it is with --data-dir, or begin one with `casitas serve`",
+        settings.data_dir.display()
+    );
+    Err(Refusal::new(exit::NOT_FOUND, message))
 }
 
 /// From the terminal, or the first line of standard input.

@@ -10,6 +10,7 @@ mod users;
 mod verify;
 mod who;
 
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -165,6 +166,16 @@ impl Operator {
             Some(name) => vec![Context::from_str(name).map_err(anyhow::Error::msg)?],
         };
         contexts.into_iter().map(|context| self.platform.logs.get(context).cloned().map_err(chained)).collect()
+    }
+}
+
+/// A path as a word of a shell.
+pub fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |letter: char| letter.is_alphanumeric() || "-_./:@+,".contains(letter);
+    match !text.is_empty() && text.chars().all(is_plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', "'\\''")),
     }
 }
 

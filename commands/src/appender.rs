@@ -42,7 +42,7 @@ pub struct Appender {
     outcomes: Outcomes,
 }
 
-/// Since when the log has taken nothing although it was asked to: it is out of reach, or somebody holds its lock.
+/// Since when the log has taken nothing of what was appended: somebody holds its lock, it cannot write, or it went away.
 #[derive(Clone, Default)]
 struct Outcomes(Arc<Mutex<Stall>>);
 
@@ -53,31 +53,41 @@ struct Stall {
     failed_at: Option<Instant>,
 }
 
+impl Stall {
+    fn has_just_failed(&self) -> bool {
+        self.failed_at.is_some_and(|at| at.elapsed() < STALL_KNOWN)
+    }
+}
+
 impl Outcomes {
     fn begin(&self) {
         let mut stall = self.stall();
+        // After a failure of a moment ago the time goes on.
+        if stall.calls == 0 && !stall.has_just_failed() {
+            stall.since = Some(Instant::now());
+        }
         stall.calls += 1;
-        stall.since.get_or_insert_with(Instant::now);
     }
 
     fn taken(&self) {
         let mut stall = self.stall();
-        stall.since = (stall.calls > 1).then(Instant::now);
+        stall.since = Some(Instant::now());
         stall.failed_at = None;
     }
 
-    fn end(&self) {
+    fn end(&self, taken: bool) {
         let mut stall = self.stall();
         stall.calls -= 1;
-        if stall.calls == 0 && stall.since.is_some() {
-            stall.failed_at = Some(Instant::now());
+        match (stall.calls, taken) {
+            (0, true) => stall.since = None,
+            (0, false) => stall.failed_at = Some(Instant::now()),
+            (_, _) => {}
         }
     }
 
     fn stalled_for(&self) -> Option<Duration> {
         let stall = self.stall();
-        let is_known = stall.calls > 0 || stall.failed_at.is_some_and(|at| at.elapsed() < STALL_KNOWN);
-        stall.since.filter(|_| is_known).map(|since| since.elapsed())
+        stall.since.filter(|_| stall.calls > 0 || stall.has_just_failed()).map(|since| since.elapsed())
     }
 
     fn stall(&self) -> MutexGuard<'_, Stall> {
@@ -264,16 +274,18 @@ impl Batch {
 /// is refused is halved until the bad command stands alone.
 async fn commit(log: &dyn EventLog, batch: Batch, watched: &Outcomes) {
     watched.begin();
-    append_all(log, batch, watched).await;
-    watched.end();
+    let taken = append_all(log, batch, watched).await;
+    watched.end(taken);
 }
 
-async fn append_all(log: &dyn EventLog, batch: Batch, watched: &Outcomes) {
-    let mut parts = vec![batch];
+/// Whether the log answered the last part.
+async fn append_all(log: &dyn EventLog, batch: Batch, watched: &Outcomes) -> bool {
+    let (mut parts, mut taken) = (vec![batch], true);
     while let Some(mut batch) = parts.pop() {
         while !batch.requests.is_empty() {
             let error = match log.append(&batch.requests).await {
                 Ok(outcomes) => {
+                    taken = true;
                     watched.taken();
                     batch.callers.into_iter().zip(outcomes).for_each(|(caller, outcome)| caller.answer(Ok(outcome)));
                     break;
@@ -282,10 +294,12 @@ async fn append_all(log: &dyn EventLog, batch: Batch, watched: &Outcomes) {
             };
             match error {
                 Error::Rejected { .. } if batch.requests.len() > 1 => {
+                    taken = true;
                     watched.taken();
                     parts.push(batch.split());
                 }
                 Error::UnknownOutcome { .. } | Error::Unavailable { .. } => {
+                    taken = false;
                     batch.unknown |= matches!(error, Error::UnknownOutcome { .. });
                     tracing::warn!(error = error.chain(), commands = batch.requests.len(), "append failed; trying again");
                     metrics::counter!("casitas_append_retries_total").increment(1);
@@ -295,6 +309,7 @@ async fn append_all(log: &dyn EventLog, batch: Batch, watched: &Outcomes) {
                     }
                 }
                 error => {
+                    taken = true;
                     watched.taken();
                     tracing::error!(error = error.chain(), commands = batch.requests.len(), "append refused");
                     batch.answer_all(|| Error::rejected("the event log", error.chain()));
@@ -303,4 +318,5 @@ async fn append_all(log: &dyn EventLog, batch: Batch, watched: &Outcomes) {
             }
         }
     }
+    taken
 }

@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 use domain::Timestamp;
-use projector::Wish;
+use projector::{Done, Wish};
 use read_models::ReadModel;
 use serde_json::{Value, json};
 
 pub(super) use self::followers::BESIDE_LOGS;
-use super::{Operator, Rows, projections};
+use super::{Operator, Refusal, Rows, projections};
 use crate::exit;
 
 /// Any one check; the writers are looked at twice.
@@ -108,12 +108,32 @@ impl Operator {
             Ok(done) if done.comparison.is_equal() => {
                 Line::fine(check, format!("{} rows, as a fresh fold makes them", done.comparison.rows))
             }
+            Ok(done) if !done.comparison.was_made() => {
+                Line::wrong(check, "of another life of the log", format!("casitas projections rebuild {name}"))
+            }
             Ok(done) => {
                 let found = projections::told(model, &done.comparison);
-                Line::wrong(check, found, format!("casitas projections rebuild {name} --force"))
+                match self.skipped(model, &done).await {
+                    0 => Line::wrong(check, found, format!("casitas projections rebuild {name} --force")),
+                    skipped => Line::wrong(
+                        check,
+                        format!("{found}; in a fresh fold {skipped} streams stop at an event that was skipped here"),
+                        "casitas events list --context auth --stream operations:operators",
+                    ),
+                }
             }
-            Err(error) => Line::unknown(check, format!("{error:#}")),
+            Err(error) => match error.downcast_ref::<Refusal>().map(|refusal| refusal.code) {
+                Some(exit::DEPENDENCY_DOWN) | None => Line::unknown(check, format!("{error:#}")),
+                Some(_) => Line::wrong(check, format!("{error:#}"), format!("casitas projections status {name}")),
+            },
         }
+    }
+
+    /// Streams that are parked in a fresh fold and not in the live one: an operator gave an event of theirs up.
+    async fn skipped(&self, model: &dyn ReadModel, done: &Done) -> usize {
+        let live = done.comparison.live_generation;
+        let parked = self.platform.views.parked(model.spec().name, live).await;
+        done.parked.saturating_sub(parked.map_or(done.parked, |parked| parked.len()))
     }
 
     async fn servers(&self, rows: &Rows) -> Result<u8> {

@@ -16,7 +16,7 @@ use super::lines::{LineReader, beside};
 use super::progress::Progress;
 use crate::config::Settings;
 use crate::exit;
-use crate::operator::{Refusal, chained};
+use crate::operator::{Refusal, chained, quoted};
 use crate::output::Printer;
 use crate::platform::{Platform, Role};
 use crate::secrets::Secrets;
@@ -59,6 +59,20 @@ pub struct ImportArgs {
     pub resume: bool,
 }
 
+impl ImportArgs {
+    /// The command that goes on with an import that was cut off.
+    fn again(&self) -> String {
+        let mut call = format!("casitas events import {} --resume", quoted(&self.file));
+        if self.without_keys {
+            call.push_str(" --without-keys");
+        }
+        if let Some(keys) = &self.keys {
+            call.push_str(&format!(" --keys {}", quoted(keys)));
+        }
+        call
+    }
+}
+
 /// Checks, then writes; answers the exit code.
 pub async fn import(settings: &Settings, args: &ImportArgs, printer: &mut Printer) -> Result<u8> {
     let keys = keys_path(args)?;
@@ -86,8 +100,7 @@ pub async fn import(settings: &Settings, args: &ImportArgs, printer: &mut Printe
     };
     writer.progress.clear();
     if let Err(error) = written {
-        let again = format!("casitas events import {} --resume", args.file.display());
-        return Err(error.context(format!("the import stopped behind {}; go on with: {again}", writer.at)));
+        return Err(error.context(format!("the import stopped behind {}; go on with: {}", writer.at, args.again())));
     }
     printer.row(checked.row(&args.file, subjects.len(), "imported"));
     Ok(exit::OK)

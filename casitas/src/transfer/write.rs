@@ -18,7 +18,7 @@ use crate::output::Printer;
 pub async fn export(settings: &Settings, mut export: Export, printer: &mut Printer) -> Result<u8> {
     let Some(mut files) = Files::open(&mut export)? else { return Ok(exit::CONFLICT) };
     let format = export.format;
-    let (path, stdout) = (export.file.clone(), export.file == Path::new("-"));
+    let (path, stdout, again) = (export.file.clone(), export.file == Path::new("-"), export.again());
     let done = tokio::select! {
         done = crate::perform(settings, Verb::Events(Events::Export(export)), |row| files.take(&row)) => done,
         _ = tokio::signal::ctrl_c() => Err(Refusal::new(exit::INTERRUPTED, "interrupted").into()),
@@ -43,9 +43,8 @@ pub async fn export(settings: &Settings, mut export: Export, printer: &mut Print
         match stdout || format != Format::Native {
             true => eprintln!("the export is not complete: {place} was written"),
             false => eprintln!(
-                "the export is not complete: {place} is in {}; go on with: casitas events export {} --resume",
-                beside(&path, ".part").display(),
-                path.display()
+                "the export is not complete: {place} is in {}; go on with: {again}",
+                beside(&path, ".part").display()
             ),
         }
         return Ok(code);

@@ -67,6 +67,11 @@ impl Comparison {
         self.differences() == 0
     }
 
+    /// Whether rows were compared at all: those of another life of the log cannot be.
+    pub fn was_made(&self) -> bool {
+        !self.digest.is_empty()
+    }
+
     pub fn differences(&self) -> u64 {
         self.missing + self.extra + self.differ
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::exit;
-use crate::operator::{Operator, Rows, chained};
+use crate::operator::{Operator, Rows, chained, quoted};
 use crate::transfer::{Header, Line, SubjectLine, cloud_event, cut, event_line, key_line};
 
 const CHUNK: usize = 1_000;
@@ -66,6 +66,23 @@ pub struct Export {
     #[arg(skip)]
     #[serde(default)]
     pub at: Option<ResumeAt>,
+}
+
+impl Export {
+    /// The command that goes on with an export into a file that was cut off.
+    pub fn again(&self) -> String {
+        let mut call = format!("casitas events export {} --resume", quoted(&self.file));
+        if self.zstd {
+            call.push_str(" --zstd");
+        }
+        if self.without_keys {
+            call.push_str(" --without-keys");
+        }
+        if let Some(keys) = &self.keys {
+            call.push_str(&format!(" --keys {}", quoted(keys)));
+        }
+        call
+    }
 }
 
 /// What an export that was cut off had written last.

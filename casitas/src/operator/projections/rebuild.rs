@@ -26,6 +26,7 @@ impl Operator {
                 Outcome::Switched(_) => ("switched", false),
                 Outcome::Ready => ("ready", false),
                 Outcome::Refused => ("refused", true),
+                Outcome::Dropped if !done.comparison.was_made() => ("not compared", true),
                 Outcome::Dropped if done.comparison.is_equal() => ("equal", false),
                 Outcome::Dropped => ("different", true),
             };
@@ -152,10 +153,16 @@ pub(super) fn differs_from_live(model: &dyn ReadModel, comparison: &Comparison) 
 
 fn found_by_trial(model: &dyn ReadModel, comparison: &Comparison) -> Refusal {
     let name = model.spec().name;
-    let message = format!(
-        "{}; nothing was changed. `casitas projections rebuild {name} --force` replaces the live rows",
-        told(model, comparison)
-    );
+    let message = match comparison.was_made() {
+        true => format!(
+            "{}; nothing was changed. `casitas projections rebuild {name} --force` replaces the live rows",
+            told(model, comparison)
+        ),
+        false => format!(
+            "the live rows of {name} are of another life of the log, so nothing was compared. `casitas projections rebuild {name}` \
+             replaces them"
+        ),
+    };
     Refusal::new(exit::CHECK_FAILED, message)
 }
 

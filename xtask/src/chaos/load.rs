@@ -424,13 +424,17 @@ impl Client {
         false
     }
 
+    /// A report is of all there is, and that grows as long as the load runs: they come ever more slowly, or in a long run the workers
+    /// would never be done with them.
     async fn request_reports(mut self) {
+        let mut pause_ms = 900;
         while !self.load.stopped() {
             let path = if self.rng.random_ratio(1, 2) { "/finances/generate_report" } else { "/legal/generate_report" };
             if let Some(told) = self.issue(Order::new("report", "reports", "POST", path, json!({}))).await {
                 self.load.reports.lock().unwrap_or_else(PoisonError::into_inner).push(told.id);
             }
-            self.rest(900).await;
+            self.rest(pause_ms).await;
+            pause_ms += 12;
         }
     }
 

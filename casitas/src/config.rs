@@ -4,7 +4,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use clap::{Args, Command, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Command, ValueEnum};
+
+use crate::operator::quoted;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -103,6 +106,9 @@ pub struct Settings {
     /// error, warn, info, debug, trace, or tracing directives.
     #[arg(long, env = "CASITAS_LOG_LEVEL", default_value = "info", global = true)]
     pub log_level: String,
+    /// Those of these that the command line said, as the end of a command that says them again.
+    #[arg(skip)]
+    pub said: String,
 }
 
 impl Settings {
@@ -145,6 +151,23 @@ impl Settings {
 
 fn is_on(text: &str) -> bool {
     text.split(',').any(|part| matches!(part.trim(), "1" | "true" | "demo"))
+}
+
+/// What the command line said of what every verb takes, as the end of a command that says it again. The environment and
+/// `casitas.toml` say their part by themselves.
+pub fn said(command: &Command, matches: &ArgMatches) -> String {
+    let mut said = String::new();
+    for arg in command.get_arguments().filter(|arg| arg.is_global_set()) {
+        let id = arg.get_id().as_str();
+        let (Some(long), Some(ValueSource::CommandLine)) = (arg.get_long(), matches.value_source(id)) else { continue };
+        said.push_str(&format!(" --{long}"));
+        if arg.get_action().takes_values() {
+            for value in matches.get_raw(id).into_iter().flatten() {
+                said.push_str(&format!(" {}", quoted(Path::new(value))));
+            }
+        }
+    }
+    said
 }
 
 /// Makes the values of `casitas.toml`, if there is one, the defaults of the command line.

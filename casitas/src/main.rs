@@ -4,6 +4,7 @@ mod anchors;
 mod config;
 mod demo;
 mod exit;
+mod interrupt;
 mod openapi;
 mod operator;
 mod ops;
@@ -164,8 +165,14 @@ fn command_line() -> clap::Command {
 
 fn parse() -> Result<Cli> {
     let command = config::with_file(command_line(), Path::new("casitas.toml"))?;
-    let matches = command.get_matches();
-    Ok(Cli::from_arg_matches(&matches)?)
+    let matches = command.clone().get_matches();
+    read(&command, &matches)
+}
+
+fn read(command: &clap::Command, matches: &clap::ArgMatches) -> Result<Cli> {
+    let mut cli = Cli::from_arg_matches(matches)?;
+    cli.settings.said = config::said(command, matches);
+    Ok(cli)
 }
 
 /// A folder that another process holds is a conflict; anything else failed.
@@ -288,73 +295,15 @@ async fn operate(settings: &Settings, mut verb: Verb, output: Option<Output>) ->
             Ok(()) => transfer::renew(settings, &renew, &mut printer).await,
             Err(refusal) => Err(refusal.into()),
         },
-        verb @ Verb::Doctor { rows: true, .. } => {
-            perform_until_interrupted(settings, verb, &mut printer).await.map(|done| done.unwrap_or(exit::INTERRUPTED))
-        }
-        Verb::Events(Events::Replay(replay)) => replay_until_interrupted(settings, replay, &mut printer).await,
-        Verb::Projections(rebuild @ Projections::Rebuild { .. }) => {
-            rebuild_until_interrupted(settings, rebuild, &mut printer).await
+        Verb::Events(Events::Replay(replay)) => interrupt::replay(settings, replay, &mut printer).await,
+        verb @ (Verb::Doctor { rows: true, .. } | Verb::Projections(Projections::Rebuild { .. })) => {
+            interrupt::rebuild(settings, verb, &mut printer).await
         }
         verb => perform(settings, verb, |row| printer.row(row)).await,
     };
     // Also of a verb that was refused in the end.
     printer.finish();
     exit
-}
-
-async fn rebuild_until_interrupted(settings: &Settings, rebuild: Projections, printer: &mut Printer) -> Result<u8> {
-    let goes_on = rebuild.again();
-    if let Some(exit) = perform_until_interrupted(settings, Verb::Projections(rebuild), printer).await? {
-        return Ok(exit);
-    }
-    match goes_on {
-        Some(goes_on) => eprintln!("\nstopped; what was done stays, and this goes on with it: {goes_on}"),
-        None => eprintln!("\nstopped; nothing of it stays"),
-    }
-    Ok(exit::INTERRUPTED)
-}
-
-/// `None` when it was interrupted. Then it is told with its next row, and puts away what it has begun; a second Ctrl-C does not
-/// wait for that.
-async fn perform_until_interrupted(settings: &Settings, verb: Verb, printer: &mut Printer) -> Result<Option<u8>> {
-    let interrupted = std::cell::Cell::new(false);
-    let work = perform(settings, verb, |row| printer.row(row) && !interrupted.get());
-    tokio::pin!(work);
-    tokio::select! {
-        done = &mut work => return done.map(Some),
-        _ = tokio::signal::ctrl_c() => interrupted.set(true),
-    }
-    tokio::select! {
-        // How it ended is that it was stopped.
-        _ = &mut work => {}
-        _ = tokio::signal::ctrl_c() => {}
-    }
-    Ok(None)
-}
-
-/// What is delivered goes to standard output alone; how far it is, and the result where that would be in its way, beside it.
-async fn replay_until_interrupted(settings: &Settings, replay: operator::Replay, printer: &mut Printer) -> Result<u8> {
-    let (asked, mut next) = (replay.clone(), None);
-    let done = perform(settings, Verb::Events(Events::Replay(replay)), |row| {
-        if row.get("progress").is_some() {
-            eprintln!("{row}");
-            next = row["next"].as_str().map(str::to_owned);
-            true
-        } else if row.get("replayed").is_some() && asked.into == "stdout" {
-            eprintln!("{row}");
-            true
-        } else {
-            printer.row(row)
-        }
-    });
-    tokio::select! {
-        done = done => return done,
-        _ = tokio::signal::ctrl_c() => {}
-    }
-    let start = || format!("{}:1", asked.context.as_deref().unwrap_or("auth"));
-    let place = next.or(asked.from.clone()).unwrap_or_else(start);
-    eprintln!("interrupted; {}", asked.again(&place));
-    Ok(exit::INTERRUPTED)
 }
 
 /// Runs a verb in the `serve` that holds the folder, or here; whoever takes the rows says whether it goes on.
@@ -442,9 +391,12 @@ mod tests {
         }
     }
 
+    fn words_of(call: &str) -> impl Iterator<Item = String> {
+        std::iter::once("casitas".to_owned()).chain(shell_words(call))
+    }
+
     fn assert_is_a_call(place: &str, call: &str) {
-        let words = shell_words(call);
-        let parsed = Cli::command().try_get_matches_from(std::iter::once("casitas".to_owned()).chain(words));
+        let parsed = Cli::command().try_get_matches_from(words_of(call));
         assert!(parsed.is_ok(), "{place}: {call}: {}", parsed.err().map(|error| error.to_string()).unwrap_or_default());
     }
 
@@ -491,6 +443,52 @@ mod tests {
         words.push(word);
         words.retain(|word| !word.is_empty());
         words
+    }
+
+    /// The command that a call ends with when it is interrupted; a replay at units:7.
+    fn goes_on(call: &str) -> String {
+        let command = command_line();
+        let matches = command.clone().try_get_matches_from(words_of(call)).expect("a call");
+        let cli = read(&command, &matches).expect("understood");
+        let said = cli.settings.said;
+        let Some(Command::Operator(verb)) = cli.command else { panic!("{call} is no verb of an operator") };
+        match verb {
+            Verb::Projections(rebuild) => rebuild.again(&said).expect("something of it stays"),
+            Verb::Events(Events::Export(export)) => export.again(&said),
+            Verb::Events(Events::Import(import)) => import.again(&said),
+            Verb::Events(Events::Replay(replay)) => {
+                let text = operator::Replay { settings: said, ..replay }.again("units:7");
+                text.split_once("with: ").expect("a command").1.to_owned()
+            }
+            _ => panic!("{call} is not interrupted"),
+        }
+    }
+
+    #[test]
+    fn what_was_interrupted_goes_on_with_all_that_was_said() {
+        for (call, command) in [
+            (
+                "projections rebuild units leases --json --park --force --switch manual --parallel 2 --data-dir 'a folder'",
+                "projections rebuild units leases --parallel 2 --switch manual --force --park --json --data-dir 'a folder'",
+            ),
+            ("--data-dir d projections rebuild --all", "projections rebuild --all --data-dir d"),
+            (
+                "events export 'all of it.ndjson' -o ndjson --zstd --keys k",
+                "events export 'all of it.ndjson' --resume --zstd --keys k --output ndjson",
+            ),
+            (
+                "events import all.ndjson --without-keys --postgres db:5432",
+                "events import all.ndjson --resume --without-keys --postgres db:5432",
+            ),
+            (
+                "events replay --context units --rate 5 --until 9 --into 'https://example.com/hook?a=1&b=2'",
+                "events replay --into 'https://example.com/hook?a=1&b=2' --from units:7 --context units --until 9 --rate 5",
+            ),
+            ("events replay --rate 5 --into projection:units", "events replay --into projection:units --rate 5"),
+        ] {
+            assert_eq!(goes_on(call), format!("casitas {command}"));
+            assert_is_a_call("interrupted", command);
+        }
     }
 
     #[test]

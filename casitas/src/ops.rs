@@ -17,8 +17,8 @@ use tokio::time::timeout;
 
 use crate::platform::Check;
 
-/// One check may take this long.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// One check may take this long: less than a GET has in all.
+const CHECK_TIMEOUT: Duration = Duration::from_millis(1_200);
 
 #[derive(Clone)]
 pub struct Ops(Arc<Shared>);
@@ -46,7 +46,7 @@ impl Ops {
             let outcome = match timeout(CHECK_TIMEOUT, check.run()).await {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(error)) => Err(error.chain()),
-                Err(_) => Err("could not check (timeout 2s)".to_owned()),
+                Err(_) => Err("could not check (timeout 1.2 s)".to_owned()),
             };
             (check.name(), check.is_vital(), outcome)
         }))

@@ -119,7 +119,12 @@ pub async fn ask(data_dir: &Path, verb: &Verb, mut row: impl FnMut(Value) -> boo
                 return Ok(Some(exit as u8));
             }
             None if row(value) => {}
-            None => return Ok(Some(crate::exit::OK)),
+            None => {
+                // It is told that nobody listens any more, and ends when it has put away what it had begun.
+                drop(write);
+                while let Ok(Some(_)) = lines.next_line().await {}
+                return Ok(Some(crate::exit::OK));
+            }
         }
     }
     anyhow::bail!("the running casitas ended before it had answered")

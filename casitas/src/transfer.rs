@@ -17,7 +17,7 @@ mod restore;
 mod write;
 
 pub use backup::backup;
-pub use cloudevents::cloud_event;
+pub use cloudevents::{cloud_event, place_behind};
 pub use cut::cut;
 pub use format::{Header, Line, SubjectLine, event_line, key_line};
 pub use import::{ImportArgs, import};

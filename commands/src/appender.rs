@@ -42,7 +42,7 @@ pub struct Appender {
     outcomes: Outcomes,
 }
 
-/// Since when the log has taken nothing of what was appended: somebody holds its lock, it cannot write, or it went away.
+/// Since when the log has taken nothing of what was to be appended: somebody holds its lock, it cannot write, or it went away.
 #[derive(Clone, Default)]
 struct Outcomes(Arc<Mutex<Stall>>);
 
@@ -85,6 +85,19 @@ impl Outcomes {
         }
     }
 
+    /// A command came no further than this log, and had nothing to append yet.
+    fn unreached(&self) {
+        let mut stall = self.stall();
+        // The outcome of a call under way tells more.
+        if stall.calls > 0 {
+            return;
+        }
+        if !stall.has_just_failed() {
+            stall.since = Some(Instant::now());
+        }
+        stall.failed_at = Some(Instant::now());
+    }
+
     fn stalled_for(&self) -> Option<Duration> {
         let stall = self.stall();
         stall.since.filter(|_| stall.calls > 0 || stall.has_just_failed()).map(|since| since.elapsed())
@@ -107,6 +120,11 @@ impl Appender {
     /// For how long the log has taken nothing although commands waited; `None` when the last ones were taken, or nobody asks.
     pub fn stalled_for(&self) -> Option<Duration> {
         self.outcomes.stalled_for()
+    }
+
+    /// To be told when the log could not be read for a command: no append follows that would show that it is away.
+    pub(crate) fn unreached(&self) {
+        self.outcomes.unreached();
     }
 
     /// Waits until the request is durable or refused. Once the deadline has passed while the log is out of reach, the error

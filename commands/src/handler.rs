@@ -162,7 +162,18 @@ impl Handler {
 
     /// The current state of an aggregate, read from the log now.
     pub async fn load<A: Decide>(&self, id: impl AsRef<str>) -> Result<Arc<Loaded<A>>, CommandError> {
-        self.0.loader.load::<A>(&StreamId::new(A::KIND, id.as_ref())).await
+        let loaded = self.0.loader.load::<A>(&StreamId::new(A::KIND, id.as_ref())).await;
+        self.watch(A::KIND.context(), &loaded);
+        loaded
+    }
+
+    /// A log that cannot be read for a command is as good as one that takes none.
+    fn watch<T>(&self, context: Context, outcome: &Result<T, CommandError>) {
+        if let Err(CommandError::Port(Error::Unavailable { .. } | Error::UnknownOutcome { .. })) = outcome
+            && let Some(writer) = self.0.writers.get(&context)
+        {
+            writer.appender.unreached();
+        }
     }
 
     /// Takes in a state that the caller has read from the log by other means, so that the next decision on it needs no load.
@@ -179,10 +190,14 @@ impl Handler {
             Some(key) => Some(self.0.in_flight.enter(&key.scope, &key.key).await.ok_or(CommandError::KeyInFlight)?),
         };
         let work = self.decide_and_append(issue, steps, deadline);
-        match tokio::time::timeout_at(deadline + Duration::from_millis(100), work).await {
+        let done = match tokio::time::timeout_at(deadline + Duration::from_millis(100), work).await {
             Ok(done) => done,
             Err(_) => Err(Error::unknown_outcome("the event log", "it did not answer before the command's deadline").into()),
+        };
+        if let Some(first) = steps.first() {
+            self.watch(first.stream().context(), &done);
         }
+        done
     }
 
     async fn decide_and_append(
@@ -304,9 +319,11 @@ fn request<'a>(
 ) -> (AppendRequest, Vec<(&'a StreamId, AnyState)>) {
     let mut streams = Vec::with_capacity(steps.len());
     let mut afters = Vec::with_capacity(steps.len());
+    let mut subject_keys = Vec::new();
     for (step, decided) in steps.iter().zip(decided).filter(|(_, decided)| !decided.events.is_empty()) {
         let stream = step.stream().clone();
         streams.push(StreamAppend { stream, expected_version: decided.version, events: decided.events });
+        subject_keys.extend(decided.subject_keys);
         afters.push((step.stream(), decided.after));
     }
     let key = issue.key.as_ref().map(|key| KeyUse {
@@ -316,7 +333,7 @@ fn request<'a>(
         keep: key.keep,
         outcome: json!({"version": version, "remembered": issue.remember}),
     });
-    (AppendRequest { key, metadata: issue.metadata.clone(), streams }, afters)
+    (AppendRequest { key, metadata: issue.metadata.clone(), subject_keys, streams }, afters)
 }
 
 fn replayed(issue: &Issue, context: Context, record: ports::KeyRecord) -> Result<Done, CommandError> {

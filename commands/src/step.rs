@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use domain::{Decide, DomainEvent, Fact, Moment, Refusal, StreamId};
 use foldhash::fast::RandomState;
-use ports::{Error, Logs, NewEvent, Sealer};
+use ports::{Error, FirstKeys, Logs, NewEvent, NewSubjectKey, Sealer};
 use quick_cache::UnitWeighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use serde_json::Value;
@@ -115,6 +115,7 @@ impl Loader {
         sequence: u64,
         event: &A::Event,
         effective_on: domain::Date,
+        first: &mut FirstKeys,
     ) -> Result<NewEvent, CommandError> {
         let unwritable =
             |error: serde_json::Error| Error::corrupt(format!("an event of {stream} cannot be written: {error}"));
@@ -123,7 +124,7 @@ impl Loader {
             Some(subject) => {
                 let mut value: Value = serde_json::to_value(event).map_err(unwritable)?;
                 let log = self.logs.get(stream.context())?;
-                self.sealer.seal(&**log, &subject, stream, sequence, &mut value).await?;
+                self.sealer.seal(&**log, &subject, stream, sequence, &mut value, first).await?;
                 to_raw_value(&value).map_err(unwritable)?
             }
         };
@@ -141,6 +142,8 @@ impl Loader {
 pub struct Decided {
     pub version: u64,
     pub events: Vec<NewEvent>,
+    /// Of subjects that had none before these events.
+    pub subject_keys: Vec<NewSubjectKey>,
     /// The state after these events.
     pub(crate) after: AnyState,
 }
@@ -182,16 +185,18 @@ impl<A: Decide> Step for OnStream<A> {
         }
         let decided = decided.map_err(|refusal| Refusal::of(&refusal))?;
         if decided.is_empty() {
-            return Ok(Decided { version: loaded.version, events: Vec::new(), after: loaded });
+            let (version, events, subject_keys) = (loaded.version, Vec::new(), Vec::new());
+            return Ok(Decided { version, events, subject_keys, after: loaded });
         }
         let mut events = Vec::with_capacity(decided.len());
+        let mut first = FirstKeys::default();
         for (sequence, event) in (loaded.version + 1..).zip(&decided) {
             let effective_on = loaded.state.effective_on(event, at);
-            events.push(loader.0.encode::<A>(&self.stream, sequence, event, effective_on).await?);
+            events.push(loader.0.encode::<A>(&self.stream, sequence, event, effective_on, &mut first).await?);
         }
         let mut after = (*loaded).clone();
         after.version += decided.len() as u64;
         decided.into_iter().for_each(|event| after.state.apply(event));
-        Ok(Decided { version: loaded.version, events, after: Arc::new(after) })
+        Ok(Decided { version: loaded.version, events, subject_keys: first.into_new(), after: Arc::new(after) })
     }
 }

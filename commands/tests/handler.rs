@@ -1,7 +1,7 @@
 //! The write path over the in-memory log, with faults put in front of it.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,10 +10,11 @@ use adapters::memory::MemoryLog;
 use async_trait::async_trait;
 use commands::{CommandError, Handler, Issue, Key, step};
 use cqrs_es::persist::SerializedEvent;
+use domain::auth::{RegisterUser, Role, User, UserCommand, UserDetails, UserNameClaim, UserNameClaimCommand};
 use domain::legal::{Names, Party, PartyCommand, PartyDetails, PartyKind, PartyRole};
 use domain::units::{AddUnit, Bathrooms, Unit, UnitCommand};
 use domain::units::{Address, OwnerShare, Property, PropertyCommand, PropertyType, RegisterProperty};
-use domain::{Context, Currency, Date, HoldId, PartyId, PropertyId, StreamId, Timestamp, UnitId};
+use domain::{Context, Currency, Date, HoldId, PartyId, PropertyId, StreamId, Timestamp, UnitId, UserId};
 use ports::{
     AppendOutcome, AppendRequest, ChainHead, Checkpoint, Error, EventLog, FollowerCheckpoints, HashChain, Keep, KeyRecord,
     Link, LogHead, Logs, MasterKey, Position, Recorded, Result, Sealer, StoredEvent, SubjectKeys, SystemClock, Transfer,
@@ -34,6 +35,8 @@ struct Weather {
     gate: Mutex<Option<Arc<Semaphore>>>,
     appends: AtomicUsize,
     loads: AtomicUsize,
+    /// Streams cannot be loaded.
+    is_away: AtomicBool,
 }
 
 struct FaultyLog {
@@ -50,6 +53,9 @@ impl EventLog for FaultyLog {
     }
     async fn load(&self, stream: &StreamId, after: u64) -> Result<Vec<SerializedEvent>> {
         self.weather.loads.fetch_add(1, Ordering::SeqCst);
+        if self.weather.is_away.load(Ordering::SeqCst) {
+            return Err(Error::unavailable("the log", "the connection was refused"));
+        }
         self.log.load(stream, after).await
     }
     async fn append(&self, batch: &[AppendRequest]) -> Result<Vec<AppendOutcome>> {
@@ -86,9 +92,6 @@ impl EventLog for FaultyLog {
 impl SubjectKeys for FaultyLog {
     async fn subject_key(&self, subject: &str) -> Result<Option<Vec<u8>>> {
         self.log.subject_key(subject).await
-    }
-    async fn create_subject_key(&self, subject: &str, wrapped: &[u8]) -> Result<Vec<u8>> {
-        self.log.create_subject_key(subject, wrapped).await
     }
     async fn destroy_subject_key(&self, subject: &str) -> Result<()> {
         self.log.destroy_subject_key(subject).await
@@ -436,6 +439,32 @@ async fn a_log_that_takes_nothing_is_said_to_be_stalled_until_it_takes_something
     assert_eq!(bench.handler.stalled_for(Context::Units), None);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_log_that_cannot_even_be_read_is_said_to_be_stalled_too() {
+    let bench = bench(Context::Units);
+    let id = unit(&bench.handler).await;
+    // A process that knows nothing of the unit: it has to load it before there is anything to append.
+    let fresh = handler(&bench.log);
+    let done = || async { fresh.execute(&Issue::by("test"), &[step::<Unit>(id.to_string(), hold())]).await };
+    bench.weather.is_away.store(true, Ordering::SeqCst);
+    for _ in 0..3 {
+        done().await.expect_err("it is away");
+        tokio::time::advance(Duration::from_secs(2)).await;
+    }
+    let stalled = fresh.stalled_for(Context::Units).expect("stalled");
+    assert!(stalled >= Duration::from_secs(6), "{stalled:?}");
+    // Who only reads a stream in order to judge by it finds it out as well.
+    let other = handler(&bench.log);
+    other.load::<Unit>(id.to_string()).await.expect_err("it is away");
+    assert!(other.stalled_for(Context::Units).is_some());
+    bench.weather.is_away.store(false, Ordering::SeqCst);
+    done().await.expect("held");
+    assert_eq!(fresh.stalled_for(Context::Units), None);
+    // What nobody has tried for a while is not said to be wrong.
+    tokio::time::advance(Duration::from_secs(6)).await;
+    assert_eq!(other.stalled_for(Context::Units), None);
+}
+
 #[tokio::test]
 async fn a_state_read_by_other_means_saves_the_load_and_an_old_one_does_no_harm() {
     let bench = bench(Context::Units);
@@ -471,18 +500,70 @@ async fn a_stale_if_match_is_told_the_version() {
     assert!(matches!(outcome, Err(CommandError::StaleVersion { expected: 9, actual: 1 })), "{outcome:?}");
 }
 
-#[tokio::test]
-async fn a_person_is_sealed_in_the_log_and_gone_with_the_key() {
-    let bench = bench(Context::Legal);
-    let id = Uuid::now_v7();
+fn zebulon(id: Uuid) -> PartyCommand {
     let personal = PartyDetails {
         names: Names { full: "Zebulon Quackenbush".into(), ..Names::default() },
         emails: vec!["zebulon@example.com".into()],
         ..PartyDetails::default()
     };
     let roles = BTreeSet::from([PartyRole::Tenant]);
-    let register = PartyCommand::RegisterParty { party_id: PartyId(id), kind: PartyKind::Person, roles, personal };
-    bench.handler.execute(&Issue::by("test"), &[step::<Party>(id.to_string(), register)]).await.expect("registered");
+    PartyCommand::RegisterParty { party_id: PartyId(id), kind: PartyKind::Person, roles, personal }
+}
+
+async fn has_key(bench: &Bench, subject: &str) -> bool {
+    bench.log.subject_key(subject).await.expect("read").is_some()
+}
+
+#[tokio::test]
+async fn a_command_that_is_not_done_leaves_no_key_of_a_person() {
+    let bench = bench(Context::Legal);
+    let register = async |issue: &Issue| {
+        let id = Uuid::now_v7();
+        let done = bench.handler.execute(issue, &[step::<Party>(id.to_string(), zebulon(id))]).await;
+        (done, has_key(&bench, &format!("party:{id}")).await)
+    };
+    let (done, is_kept) = register(&keyed("k", "h")).await;
+    assert!(!done.expect("registered").replayed && is_kept);
+    let (again, is_kept) = register(&keyed("k", "h")).await;
+    assert!(again.expect("the same answer").replayed && !is_kept);
+    let (other, is_kept) = register(&keyed("k", "another")).await;
+    assert!(matches!(other, Err(CommandError::KeyReused)) && !is_kept, "{other:?}");
+    let mut issue = Issue::by("test");
+    issue.if_match = Some(3);
+    let (stale, is_kept) = register(&issue).await;
+    assert!(matches!(stale, Err(CommandError::StaleVersion { .. })) && !is_kept, "{stale:?}");
+}
+
+#[tokio::test]
+async fn a_refused_step_leaves_no_key_of_the_person_of_another() {
+    let bench = bench(Context::Auth);
+    let register = async |username: &str| {
+        let user_id = UserId(Uuid::now_v7());
+        let register = UserCommand::RegisterUser(RegisterUser {
+            user_id,
+            username: username.into(),
+            roles: BTreeSet::from([Role::Units]),
+            party_id: None,
+            personal: UserDetails { email: "ana@example.org".into(), name: "Ana".into() },
+            password_hash: None,
+            demo: false,
+        });
+        let claim = UserNameClaimCommand::ClaimUserName { user_id };
+        let steps = [step::<User>(user_id.0.to_string(), register), step::<UserNameClaim>(username, claim)];
+        let done = bench.handler.execute(&Issue::by("test"), &steps).await;
+        (done, has_key(&bench, &format!("user:{user_id}")).await)
+    };
+    let (first, is_kept) = register("ana").await;
+    assert!(first.is_ok() && is_kept, "{first:?}");
+    let (second, is_kept) = register("ana").await;
+    assert!(matches!(second, Err(CommandError::Refused(_))) && !is_kept, "{second:?}");
+}
+
+#[tokio::test]
+async fn a_person_is_sealed_in_the_log_and_gone_with_the_key() {
+    let bench = bench(Context::Legal);
+    let id = Uuid::now_v7();
+    bench.handler.execute(&Issue::by("test"), &[step::<Party>(id.to_string(), zebulon(id))]).await.expect("registered");
     let stored = bench.events().await[0].payload.get().to_owned();
     assert!(!stored.contains("Zebulon") && !stored.contains("zebulon"), "{stored}");
     assert!(stored.contains("sealed"));

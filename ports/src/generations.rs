@@ -49,6 +49,8 @@ pub struct Part {
 pub struct Generation {
     pub head: ModelHead,
     pub standing: Standing,
+    /// Built to be compared and dropped: nobody goes on with it when its owner is gone.
+    pub trial: bool,
     /// Whether it has the fields that this program declares; `false` for a model that this program does not know.
     pub fits: bool,
     /// In order of their numbers; none for a model that is folded in the order of the log.
@@ -90,8 +92,8 @@ pub trait Generations: ViewStore {
     async fn release_rebuild(&self, model: &str) -> Result<()>;
 
     /// The generation that is being built, in a new, higher term. When there is none it is made: the next number, without rows,
-    /// in so many parts, and `at` is what its checkpoint will be when they are finished.
-    async fn build(&self, spec: &'static ModelSpec, at: &Checkpoint, parts: u32) -> Result<Generation>;
+    /// in so many parts, as a trial or not, and `at` is what its checkpoint will be when they are finished.
+    async fn build(&self, spec: &'static ModelSpec, at: &Checkpoint, parts: u32, trial: bool) -> Result<Generation>;
 
     /// Adds rows, parks streams and notes the part's progress in one transaction. `Conflict` when the generation is in another term, or gone.
     async fn load(&self, load: &Load<'_>) -> Result<()>;

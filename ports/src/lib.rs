@@ -35,12 +35,12 @@ pub use inspect::{
 };
 pub use log::{
     AppendOutcome, AppendRequest, Checkpoint, EventLog, FollowerCheckpoints, Incarnation, Keep, KeyRecord, KeyUse, LogHead,
-    Logs, Metadata, NewEvent, Position, Recorded, StreamAppend, StreamEvents, Stretch, SubjectKeys,
+    Logs, Metadata, NewEvent, NewSubjectKey, Position, Recorded, StreamAppend, StreamEvents, Stretch, SubjectKeys,
 };
 pub use parked::{Ask, ParkedStream, ParkedStreams, Parking};
 pub use payload::Payload;
 pub use queue::{DeadLetter, DeadLetters, Delivery, JobConsumer, JobQueue, Priority, QueueDepth};
-pub use sealing::{MasterKey, Sealer};
+pub use sealing::{FirstKeys, MasterKey, Sealer};
 pub use transfer::{FollowerAt, Import, KeptKey, Transfer, WrappedKey};
 pub use views::{
     Claim, Direction, Field, FieldKind, FieldValue, Filter, ModelHead, ModelSpec, NEWS_MAX, OrderBy, Row, RowChange, Seen,

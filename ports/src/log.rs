@@ -80,11 +80,22 @@ pub struct KeyRecord {
     pub position: Position,
 }
 
+/// The first key of a data subject, wrapped by the master key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewSubjectKey {
+    /// As events name it.
+    pub subject: String,
+    pub wrapped: Vec<u8>,
+}
+
 /// One command's events: they stand or fall together.
 #[derive(Clone, Debug)]
 pub struct AppendRequest {
     pub key: Option<KeyUse>,
     pub metadata: Metadata,
+    /// Stored with the events that they seal, and not otherwise: a command that is refused, conflicts or was done before leaves
+    /// none behind. A subject that has a key, or had one, makes the content of the request one that is refused.
+    pub subject_keys: Vec<NewSubjectKey>,
     /// At least one stream with at least one event; each stream at most once.
     pub streams: Vec<StreamAppend>,
 }
@@ -265,13 +276,12 @@ pub trait EventLog: SubjectKeys + FollowerCheckpoints + HashChain + Transfer + S
     }
 }
 
-/// The wrapped keys of data subjects, beside the log.
+/// The wrapped keys of data subjects, beside the log. They come in with the events that they seal:
+/// [`AppendRequest::subject_keys`].
 #[async_trait]
 pub trait SubjectKeys: Send + Sync + 'static {
     async fn subject_key(&self, subject: &str) -> Result<Option<Vec<u8>>>;
-    /// Stores a wrapped key unless the subject has one; answers the one that is stored. `Rejected` for an erased subject.
-    async fn create_subject_key(&self, subject: &str, wrapped: &[u8]) -> Result<Vec<u8>>;
-    /// Destroys the key for good; a later `create_subject_key` for this subject is `Rejected`.
+    /// Destroys the key for good; a later append with a key for this subject is `Rejected`.
     async fn destroy_subject_key(&self, subject: &str) -> Result<()>;
 }
 

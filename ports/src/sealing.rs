@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::{Error, Recorded, Result, SubjectKeys};
+use crate::{Error, NewSubjectKey, Recorded, Result, SubjectKeys};
 
 /// Keys kept in memory per process; the cache is emptied when it is full.
 const CACHED_KEYS_MAX: usize = 10_000;
@@ -46,6 +46,22 @@ impl std::fmt::Debug for MasterKey {
 
 type SubjectKey = Arc<Zeroizing<[u8; 32]>>;
 
+/// The keys that subjects get with the events of one command. They are stored with these or never, so that nothing else may be
+/// sealed with them before.
+#[derive(Default)]
+pub struct FirstKeys(Vec<(NewSubjectKey, SubjectKey)>);
+
+impl FirstKeys {
+    /// As they are to be stored.
+    pub fn into_new(self) -> Vec<NewSubjectKey> {
+        self.0.into_iter().map(|(new, _)| new).collect()
+    }
+
+    fn of(&self, subject: &str) -> Option<SubjectKey> {
+        self.0.iter().find(|(new, _)| new.subject == subject).map(|(_, key)| key.clone())
+    }
+}
+
 /// Seals and opens the personal part of events.
 #[derive(Clone)]
 pub struct Sealer {
@@ -63,7 +79,7 @@ impl Sealer {
         self.cached().remove(subject);
     }
 
-    /// Seals `payload.<Variant>.personal` for a subject whose key is made on first use.
+    /// Seals `payload.<Variant>.personal`. A subject without a key gets one, among `first`: to be stored with the event.
     pub async fn seal<K: SubjectKeys + ?Sized>(
         &self,
         keys: &K,
@@ -71,14 +87,18 @@ impl Sealer {
         stream: &StreamId,
         sequence: u64,
         payload: &mut Value,
+        first: &mut FirstKeys,
     ) -> Result<()> {
         let Some(personal) = personal_of(payload) else { return Ok(()) };
         if personal.is_null() {
             return Ok(());
         }
-        let key = match self.key(keys, subject).await? {
+        let key = match first.of(subject) {
             Some(key) => key,
-            None => self.create(keys, subject).await?,
+            None => match self.key(keys, subject).await? {
+                Some(key) => key,
+                None => self.first_key(subject, first)?,
+            },
         };
         let plain = Zeroizing::new(personal.to_string().into_bytes());
         let (nonce, boxed) = encrypt(&key, &plain, additional(stream, sequence).as_bytes())?;
@@ -143,12 +163,13 @@ impl Sealer {
         self.unwrap_and_keep(subject, &wrapped).map(Some)
     }
 
-    async fn create<K: SubjectKeys + ?Sized>(&self, keys: &K, subject: &str) -> Result<SubjectKey> {
-        let fresh = Zeroizing::new(rand::random::<[u8; 32]>());
-        let (nonce, boxed) = encrypt(&self.master.0, fresh.as_slice(), subject.as_bytes())?;
+    /// Not kept in the cache: nobody knows yet whether it will be stored.
+    fn first_key(&self, subject: &str, first: &mut FirstKeys) -> Result<SubjectKey> {
+        let key: SubjectKey = Arc::new(Zeroizing::new(rand::random::<[u8; 32]>()));
+        let (nonce, boxed) = encrypt(&self.master.0, key.as_slice(), subject.as_bytes())?;
         let wrapped = [nonce.as_slice(), boxed.as_slice()].concat();
-        let stored = keys.create_subject_key(subject, &wrapped).await?;
-        self.unwrap_and_keep(subject, &stored)
+        first.0.push((NewSubjectKey { subject: subject.to_owned(), wrapped }, key.clone()));
+        Ok(key)
     }
 
     fn unwrap_and_keep(&self, subject: &str, wrapped: &[u8]) -> Result<SubjectKey> {

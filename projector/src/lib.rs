@@ -18,6 +18,7 @@ mod parking;
 mod policy;
 mod projection;
 mod rebuild;
+mod skips;
 mod status;
 mod tailer;
 mod timers;
@@ -53,6 +54,7 @@ pub use parking::attend_parked;
 pub use rebuild::{
     Comparison, Difference, DifferenceKind, Done, Outcome, PARTS_MAX, Phase, Progress, RebuildError, Rebuilder, Seen, Wish,
 };
+pub use skips::Skips;
 pub use status::{Board, FollowerStatus, Kind, Reporter, State};
 pub use tailer::{Tail, Tailer};
 

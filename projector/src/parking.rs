@@ -4,6 +4,7 @@
 //! A fold fails for the same reason each time, so nothing is tried again by itself. An operator asks for it (`casitas parked retry`,
 //! after an upgrade with a better fold) or gives the event up (`skip`); the request stands in the view store until the model's
 //! leader has done it. The leader folds the stream again up to its own checkpoint and commits rows and unparking as one step.
+//! What a generation has skipped is behind it; only a fold from the beginning meets it again, and leaves it out ([`Skips`]).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::announce::Announcer;
 use crate::projection::{Lead, Projection, ROUND_PERIOD};
 use crate::rebuild::LiveTerms;
+use crate::skips::Skips;
 use crate::status::{Board, Kind};
 use crate::tailer::Tailer;
 use crate::working::{Fault, Poison, Taken, Working};
@@ -32,11 +34,13 @@ const CHUNK: usize = 1_000;
 /// A reason is cut to so many characters.
 const REASON_MAX: usize = 1_000;
 
-/// The streams that a leader does not fold.
+/// What is not folded: streams that are parked, and events that were given up.
 #[derive(Default)]
 pub(crate) struct Parked {
     model: &'static str,
     streams: HashMap<StreamId, ParkedStream>,
+    /// None for a leader: what its generation skipped is behind it.
+    skips: Skips,
     /// What the view store does not have yet; it goes with the next batch, which has the parked event behind it.
     changes: Vec<Parking>,
     /// When the operators' requests were read.
@@ -46,14 +50,19 @@ pub(crate) struct Parked {
 impl Parked {
     pub(crate) fn of(spec: &ModelSpec, streams: Vec<ParkedStream>) -> Self {
         let streams = streams.into_iter().map(|parked| (parked.stream.clone(), parked)).collect();
-        let parked = Self { model: spec.name, streams, changes: Vec::new(), looked: None };
+        let parked = Self { model: spec.name, streams, skips: Skips::default(), changes: Vec::new(), looked: None };
         parked.export();
         parked
     }
 
-    pub(crate) fn holds(&self, stream: &StreamId) -> bool {
-        // Nearly always empty: then nothing is hashed.
-        !self.streams.is_empty() && self.streams.contains_key(stream)
+    /// The same of a fold that may meet what was skipped.
+    pub(crate) fn with_skips(self, skips: Skips) -> Self {
+        Self { skips, ..self }
+    }
+
+    pub(crate) fn leaves_out(&self, event: &Recorded) -> bool {
+        // Nearly always both are empty: then nothing is hashed.
+        (!self.streams.is_empty() && self.streams.contains_key(&event.stream)) || self.skips.has(event)
     }
 
     pub(crate) fn count(&self) -> usize {

@@ -3,7 +3,8 @@
 //! A generation is filled from the log, up to the head of that moment, in parts that each fold their own streams; then it is
 //! folded on as any other. It is compared with what readers see at one moment, and made live in one step, never to a position
 //! that readers have passed. Nothing is emitted meanwhile: no hint before the switch, no hot collection, no job, no policy.
-//! Killed anywhere, the next rebuild of the model goes on where this one was.
+//! Killed anywhere, the next rebuild of the model goes on where this one was. What operators skipped is left out here as well
+//! ([`Skips`]).
 
 mod chase;
 mod compare;
@@ -22,6 +23,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoints;
+use crate::skips::Skips;
 use chase::Chase;
 use replay::Replay;
 
@@ -156,15 +158,24 @@ impl Rebuilder {
         if !self.views.claim_rebuild(name).await? {
             return Err(RebuildError::Busy(name));
         }
-        let done = match wish.dry_run {
-            true => self.trial(model, wish, progress, stop).await,
-            false => self.rebuild_claimed(model, wish, progress, stop).await,
+        let done = match self.clear_trial(model).await {
+            Err(error) => Err(error),
+            Ok(()) if wish.dry_run => self.trial(model, wish, progress, stop).await,
+            Ok(()) => self.rebuild_claimed(model, wish, progress, stop).await,
         };
         // It ends with the connection at the latest. A switch that was made is not hidden behind an error of this.
         if let Err(error) = self.views.release_rebuild(name).await {
             tracing::warn!(model = name, error = error.chain(), "the claim of a rebuild could not be given back");
         }
         done
+    }
+
+    /// Drops what a trial left that was killed: whoever made it had the claim that is ours now, and nobody wants to go on with it.
+    async fn clear_trial(&self, model: &dyn ReadModel) -> Result<()> {
+        match self.standing(model, Standing::Building).await? {
+            Some(left) if left.trial => self.drop(model, left.head.generation).await,
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Nothing of a trial stays; what went wrong with it is the answer.
@@ -211,8 +222,9 @@ impl Rebuilder {
             return self.finish_ready(model, wish, &ready, progress).await;
         }
         let built = self.begin(model, wish).await?;
-        let events = self.fill(model, &built, wish.park, progress, stop).await?;
-        let mut chase = Chase::of(self, model, built.head.clone(), wish.park).await?;
+        let skips = Skips::of(model.spec().name, &self.logs).await?;
+        let events = self.fill(model, &built, wish.park, &skips, progress, stop).await?;
+        let mut chase = Chase::of(self, model, built.head.clone(), wish.park, skips).await?;
         progress.phase(Phase::CatchUp);
         chase.catch_up(progress, stop).await?;
         progress.phase(Phase::Verify);
@@ -299,7 +311,7 @@ impl Rebuilder {
         };
         let event_id = head.event_id.filter(|_| position > 0);
         let at = Checkpoint { incarnation: head.incarnation, position, event_id };
-        Ok(self.views.build(model.spec(), &at, parts).await?)
+        Ok(self.views.build(model.spec(), &at, parts, wish.dry_run).await?)
     }
 
     /// Replays what is missing of the parts, beside each other, and makes the indexes.
@@ -308,6 +320,7 @@ impl Rebuilder {
         model: &'static dyn ReadModel,
         built: &Generation,
         park: Option<Timestamp>,
+        skips: &Skips,
         progress: &Progress,
         stop: &CancellationToken,
     ) -> Result<u64> {
@@ -324,6 +337,7 @@ impl Rebuilder {
             parts: built.parts.len() as u32,
             held_bytes: self.held_bytes / built.parts.len().max(1),
             park,
+            skips: skips.clone(),
             progress: progress.clone(),
             stop: stop.child_token(),
         });
@@ -358,16 +372,28 @@ impl Rebuilder {
         let Some(found) = self.standing(model, standing).await? else { return Ok(None) };
         let log = self.logs.get(model.spec().context)?;
         let fits = found.fits && found.head.fold_version == model.spec().fold_version;
-        if fits && checkpoints::verify(&**log, &found.head.checkpoint).await?.is_ok() {
+        let fits = fits && checkpoints::verify(&**log, &found.head.checkpoint).await?.is_ok();
+        if fits && !self.parks_what_was_skipped(model, found.head.generation).await? {
             return Ok(Some(found));
         }
         tracing::info!(
             model = model.spec().name,
             generation = found.head.generation,
-            "a generation of another fold or log is dropped"
+            "a generation of another fold or log, or parked at what was skipped since, is dropped"
         );
         self.drop(model, found.head.generation).await?;
         Ok(None)
+    }
+
+    /// Whether a stream of a generation waits at an event that was given up after the generation had met it.
+    async fn parks_what_was_skipped(&self, model: &dyn ReadModel, generation: u64) -> Result<bool> {
+        let name = model.spec().name;
+        let parked = self.views.parked(name, generation).await?;
+        if parked.is_empty() {
+            return Ok(false);
+        }
+        let skips = Skips::of(name, &self.logs).await?;
+        Ok(parked.iter().any(|parked| skips.has_parked(parked)))
     }
 
     pub async fn standing(&self, model: &dyn ReadModel, standing: Standing) -> Result<Option<Generation>> {
@@ -418,7 +444,10 @@ impl Rebuilder {
     /// The fold of a generation that no other process folds.
     async fn chase_free(&self, model: &'static dyn ReadModel, generation: u64) -> Result<Option<Chase>> {
         match self.views.claim_generation(model.spec(), generation).await? {
-            Some(claim) => Ok(Some(Chase::claimed(self, model, claim, None).await?)),
+            Some(claim) => {
+                let skips = Skips::of(model.spec().name, &self.logs).await?;
+                Ok(Some(Chase::claimed(self, model, claim, None, skips).await?))
+            }
             None => Ok(None),
         }
     }

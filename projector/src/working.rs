@@ -106,7 +106,7 @@ impl Working {
             self.rows.load(&keys, stored);
         }
         for event in events {
-            if !parked.holds(&event.stream)
+            if !parked.leaves_out(event)
                 && let Err(reason) = caught(|| model.fold(event, &mut self.rows))
             {
                 return Ok(Err(Poison::of(model, event, Fault::Fold(reason))));
@@ -129,7 +129,7 @@ impl Working {
         let mut keys = BTreeSet::new();
         for event in events {
             let found = match known::check(event) {
-                Ok(()) if parked.holds(&event.stream) => continue,
+                Ok(()) if parked.leaves_out(event) => continue,
                 Ok(()) => caught(|| model.keys(event)).map_err(Fault::Fold),
                 Err(unknown) => Err(Fault::Upgrade(unknown)),
             };

@@ -17,8 +17,9 @@ use crate::kept::Kept;
 use crate::reader::{Reader, Source, Wish};
 use crate::routes::users::UserById;
 
-/// How long a request waits for a view that is behind: the user of a genuine token exists, in the token's epoch at least.
-const BEHIND_MAX: Duration = Duration::from_secs(2);
+/// How long a request waits for a view that is behind: the user of a genuine token exists, in the token's epoch at least. Less than
+/// a GET has in all: in the end it is refused, not given up.
+const BEHIND_MAX: Duration = Duration::from_secs(1);
 /// Users remembered; more, and all are forgotten.
 const KNOWN_MAX: usize = 10_000;
 

@@ -20,9 +20,10 @@ use crate::token::{MinPosition, Reached};
 
 /// Computations under way at once; more wait.
 const COMPUTATIONS_MAX: usize = 32;
-/// How long a request waits for its turn to compute.
-const TURN_MAX: Duration = Duration::from_secs(2);
-/// One computation takes at most this long.
+/// How long a request waits for its turn to compute: less than a GET has in all, so that it is told why there is no answer.
+const TURN_MAX: Duration = Duration::from_secs(1);
+/// One computation takes at most this long. A request does not wait for so long (web's deadline of a GET ends it before), but the
+/// computation goes on, and its answer is there when it is asked for again.
 const COMPUTATION_MAX: Duration = Duration::from_secs(5);
 /// Flights that a request looks at before it gives up: the first may be too old for it, the second never is.
 const FLIGHTS_MAX: usize = 4;

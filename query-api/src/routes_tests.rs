@@ -151,6 +151,42 @@ async fn position_tokens_are_judged() {
     assert_eq!((restored.status, &restored.json()["code"]), (StatusCode::CONFLICT, &"LOG_RESTORED".into()));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_get_without_an_answer_is_given_up_within_two_seconds_or_when_its_client_would() {
+    let stage = Stage::with_silent_users().await;
+    let bearer = format!("Bearer {}", stage.token_of(Uuid::from_u128(50), 0));
+    let position = ("casitas-min-position", "units:1");
+    let asked: [(&[(&str, &str)], u128); 4] = [
+        // A wait is for a position.
+        (&[("prefer", "wait=5")], 1_400),
+        (&[position, ("prefer", "wait=1")], 1_400),
+        (&[position], 2_000),
+        (&[position, ("prefer", "wait=5")], 5_000),
+    ];
+    for (headers, within_ms) in asked {
+        let mut headers = headers.to_vec();
+        headers.push(("authorization", &bearer));
+        let began = tokio::time::Instant::now();
+        let answer = stage.get_with("/units", &headers).await;
+        let took_ms = began.elapsed().as_millis();
+        assert!((within_ms..within_ms + 50).contains(&took_ms), "{headers:?}: {took_ms} ms");
+        assert_eq!((answer.status, answer.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, "1"));
+        assert_eq!(answer.header("content-type"), "application/problem+json");
+        assert_eq!(answer.json()["code"], "UNAVAILABLE");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_position_is_not_reached_is_told_within_the_wait() {
+    let stage = with_units(1).await;
+    let began = tokio::time::Instant::now();
+    let asked = [("casitas-min-position", "units:3"), ("prefer", "wait=1")];
+    let behind = stage.get_with("/units/available", &asked).await;
+    assert_eq!(behind.json()["code"], "POSITION_NOT_REACHED");
+    let took_ms = began.elapsed().as_millis();
+    assert!((800..1_000).contains(&took_ms), "{took_ms} ms");
+}
+
 #[tokio::test]
 async fn a_held_unit_is_back_in_the_list_at_the_very_instant_the_hold_expires() {
     let stage = with_units(1).await;

@@ -20,11 +20,15 @@ use tower::{Layer, Service};
 use uuid::Uuid;
 
 use crate::Problem;
+use crate::position::patience;
 
 /// The largest body but for documents.
 const BODY_MAX_BYTES: usize = 64 * 1024;
-/// The longest a request may take in all.
+/// The longest a request may take in all. Commands have less of their own; an upload may come slowly.
 const DEADLINE: Duration = Duration::from_secs(15);
+/// The longest that a GET may take before its answer begins, whatever it waits for. R14 of reliability-security.md gives it two
+/// seconds; Nginx needs the rest, to find out that a replica stands still and to ask another (nginx/README.md).
+const READ_DEADLINE: Duration = Duration::from_millis(1_400);
 /// Series of the duration histogram that a thread keeps handles of; the others are looked up each time.
 const SERIES_KEPT: usize = 512;
 
@@ -150,7 +154,8 @@ where
         let begun = Begun { started: Instant::now(), method: request.method().clone(), id: request_id(&request) };
         let route = request.extensions().get::<MatchedPath>().cloned();
         let marks = self.marks.clone();
-        let answered = REQUEST_ID.scope(begun.id.clone(), guarded(self.inner.call(request)));
+        let deadline = deadline(&request);
+        let answered = REQUEST_ID.scope(begun.id.clone(), guarded(deadline, self.inner.call(request)));
         Box::pin(async move {
             let mut response = answered.await;
             begun.finish(&mut response, route.as_ref().map_or("unmatched", MatchedPath::as_str), &marks);
@@ -159,9 +164,17 @@ where
     }
 }
 
+/// How long its answer may take to begin. Who waits for a position has said how long that may take.
+fn deadline(request: &Request) -> Duration {
+    match *request.method() {
+        Method::GET | Method::HEAD => READ_DEADLINE.max(patience(request.headers())),
+        _ => DEADLINE,
+    }
+}
+
 /// The answer within the deadline, and whatever a handler does.
-async fn guarded(work: impl Future<Output = Result<Response, Infallible>>) -> Response {
-    match tokio::time::timeout(DEADLINE, AssertUnwindSafe(work).catch_unwind()).await {
+async fn guarded(deadline: Duration, work: impl Future<Output = Result<Response, Infallible>>) -> Response {
+    match tokio::time::timeout(deadline, AssertUnwindSafe(work).catch_unwind()).await {
         Ok(Ok(Ok(response))) => response,
         Ok(Err(_)) => {
             tracing::error!("a handler panicked");

@@ -5,8 +5,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use axum::extract::FromRequestParts;
-use axum::http::HeaderValue;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue};
 use domain::Context;
 use uuid::Uuid;
 
@@ -49,22 +49,25 @@ pub fn position_header(tokens: &[PositionToken]) -> Option<HeaderValue> {
     (!text.is_empty()).then(|| HeaderValue::from_str(&text.join(", ")).ok()).flatten()
 }
 
-/// What a read must have seen at least, and how long it may wait for that.
+/// What a read must have seen at least, and how long it may wait for that: a little less than the client would wait for its answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MinPosition {
     pub tokens: Vec<PositionToken>,
     pub wait: Duration,
 }
 
+const MIN_POSITION: &str = "casitas-min-position";
 const WAIT_DEFAULT: Duration = Duration::from_secs(2);
 const WAIT_MAX: Duration = Duration::from_secs(10);
+/// What remains of the wait for making the answer, or for saying that there is none yet.
+const TOLD_WITHIN: Duration = Duration::from_millis(100);
 
 impl<S: Send + Sync> FromRequestParts<S> for MinPosition {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let mut tokens = Vec::new();
-        for value in parts.headers.get_all("casitas-min-position") {
+        for value in parts.headers.get_all(MIN_POSITION) {
             for part in value.to_str().unwrap_or("?").split(',').filter(|part| !part.trim().is_empty()) {
                 let token = part.parse().map_err(|()| {
                     Problem::validation("/header/casitas-min-position", "a position as commands answer it, e.g. units:10423")
@@ -72,14 +75,21 @@ impl<S: Send + Sync> FromRequestParts<S> for MinPosition {
                 tokens.push(token);
             }
         }
-        Ok(Self { tokens, wait: preferred_wait(parts) })
+        Ok(Self { tokens, wait: preferred_wait(&parts.headers).saturating_sub(TOLD_WITHIN) })
+    }
+}
+
+/// How long a client waits for an answer because of a position; not at all without one.
+pub(crate) fn patience(headers: &HeaderMap) -> Duration {
+    match headers.contains_key(MIN_POSITION) {
+        true => preferred_wait(headers),
+        false => Duration::ZERO,
     }
 }
 
 /// `Prefer: wait=N` (RFC 7240), seconds.
-fn preferred_wait(parts: &Parts) -> Duration {
-    parts
-        .headers
+fn preferred_wait(headers: &HeaderMap) -> Duration {
+    headers
         .get_all("prefer")
         .iter()
         .filter_map(|value| value.to_str().ok())
@@ -91,6 +101,25 @@ fn preferred_wait(parts: &Parts) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_position_is_waited_for_and_no_longer_than_the_client_would() {
+        for (position, prefer, seconds) in [
+            (None, Some("wait=5"), 0),
+            (Some("units:7"), None, 2),
+            (Some("units:7"), Some("wait=0"), 0),
+            (Some("units:7"), Some("respond-async, wait=5"), 5),
+            (Some("units:7"), Some("wait=60"), 10),
+        ] {
+            let mut headers = HeaderMap::new();
+            for (name, value) in [(MIN_POSITION, position), ("prefer", prefer)] {
+                if let Some(value) = value {
+                    headers.insert(name, HeaderValue::from_static(value));
+                }
+            }
+            assert_eq!(patience(&headers), Duration::from_secs(seconds), "{position:?} {prefer:?}");
+        }
+    }
 
     #[test]
     fn a_token_reads_back_as_written_and_others_are_refused() {

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -12,8 +12,19 @@ use xtask::http::{Answer, request};
 use xtask::net::free_port;
 use xtask::servers::{Nginx, NginxOptions};
 
+/// R14 of reliability-security.md, and what a busy machine may add.
+const ANSWERED_WITHIN: Duration = Duration::from_millis(2_000 + 500);
+/// What a replica that stands still costs the first who meets it, less what clocks differ by.
+const NOTICED_AFTER: Duration = Duration::from_millis(1_400);
+
+/// Stands still: the kernel takes connections in its place, and nobody answers. For as long as the process lives.
+fn stopped() -> u16 {
+    let listener = Box::leak(Box::new(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port")));
+    listener.local_addr().expect("an address").port()
+}
+
 /// Answers every request with JSON: its own name, the head it was sent, the size of the body. `/own-problem` is answered
-/// with a problem of the backend's own. Its thread ends with the process.
+/// with a problem of the backend's own, `slow_ms=N` so much later. Its thread ends with the process.
 fn backend(name: &'static str) -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let port = listener.local_addr().expect("an address").port();
@@ -44,6 +55,9 @@ fn serve(name: &str, stream: TcpStream) {
         let mut body = vec![0; length.unwrap_or(0)];
         if reader.read_exact(&mut body).is_err() {
             return;
+        }
+        if let Some(slow_ms) = head[0].split("slow_ms=").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()) {
+            thread::sleep(Duration::from_millis(slow_ms));
         }
         let (status, kind, text) = if head[0].contains("/own-problem") {
             ("404 Not Found", "application/problem+json", r#"{"code":"UNIT_NOT_FOUND"}"#.to_owned())
@@ -216,6 +230,72 @@ fn a_dead_replica_costs_no_get_and_a_dead_command_api_is_a_problem() {
     let answer = front.send("POST", "/units", "", "{}");
     assert_problem(&answer, 502, "UNAVAILABLE");
     assert_eq!(answer.header("retry-after"), Some("1"));
+}
+
+/// And how long it took.
+fn timed(ask: impl FnOnce() -> Answer) -> (Answer, Duration) {
+    let began = Instant::now();
+    let answer = ask();
+    (answer, began.elapsed())
+}
+
+/// Asks until one of those that stand still was met: whoever asked last, be it for readiness, has Nginx leave them alone for a
+/// moment. Every answer comes in time.
+fn until_met(within: Duration, ask: impl Fn() -> Answer) -> Vec<Answer> {
+    let began = Instant::now();
+    let mut answers = Vec::new();
+    loop {
+        let (answer, took) = timed(&ask);
+        assert!(took < within, "{took:?}: {answer:?}");
+        answers.push(answer);
+        if took >= NOTICED_AFTER {
+            return answers;
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "none was met");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn a_replica_that_stands_still_costs_time_and_no_get() {
+    for path in ["/units", "/units/available", "/v1/units/available"] {
+        let front = Front::start(|options| options.query_ports[0] = stopped());
+        for answer in until_met(ANSWERED_WITHIN, || front.get(path)) {
+            assert_eq!((answer.status, &json(&answer)["name"]), (200, &"query-2".into()), "{path}");
+        }
+    }
+}
+
+#[test]
+fn where_all_replicas_stand_still_a_get_is_told_so_within_two_seconds() {
+    let front = Front::start(|options| options.query_ports = vec![stopped(), stopped()]);
+    for answer in until_met(ANSWERED_WITHIN, || front.get("/units")) {
+        // 502 while all are left alone.
+        assert!([502, 504].contains(&answer.status), "{answer:?}");
+        assert_problem(&answer, answer.status, "UNAVAILABLE");
+        assert_eq!(answer.header("retry-after"), Some("1"));
+    }
+}
+
+#[test]
+fn a_get_that_waits_for_its_position_is_given_the_time_that_it_asks_for() {
+    let front = Front::start(|_| {});
+    let position = "Casitas-Min-Position: units:7\r\n";
+    for path in ["/units?slow_ms=1900", "/units/available?slow_ms=1900"] {
+        assert_eq!(front.send("GET", path, position, "").status, 200, "{path}");
+    }
+    let longer = format!("{position}Prefer: wait=5\r\n");
+    let (answer, took) = timed(|| front.send("GET", "/units?slow_ms=2600", &longer, ""));
+    assert_eq!(answer.status, 200);
+    assert!(took >= Duration::from_millis(2_600), "{took:?}");
+    // The others are given up at what every replica keeps to.
+    let (answer, took) = timed(|| front.get("/units?slow_ms=2600"));
+    assert_problem(&answer, 504, "UNAVAILABLE");
+    assert!(took < ANSWERED_WITHIN, "{took:?}");
+    let still = Front::start(|options| options.query_ports = vec![stopped(), stopped()]);
+    for answer in until_met(Duration::from_millis(2_200 + 500), || still.send("GET", "/units", position, "")) {
+        assert_problem(&answer, answer.status, "UNAVAILABLE");
+    }
 }
 
 #[test]

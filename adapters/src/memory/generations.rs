@@ -27,7 +27,8 @@ impl State {
 
 fn generation_of(spec: &ModelSpec, model: &Model) -> Generation {
     let fits = model.fields.iter().eq(spec.fields.iter().map(|field| &field.name));
-    Generation { head: model.head.clone(), standing: model.standing, fits, parts: model.parts.clone() }
+    let (head, parts) = (model.head.clone(), model.parts.clone());
+    Generation { head, standing: model.standing, trial: model.trial, fits, parts }
 }
 
 #[async_trait]
@@ -51,13 +52,14 @@ impl Generations for MemoryViews {
         Ok(())
     }
 
-    async fn build(&self, spec: &'static ModelSpec, at: &Checkpoint, parts: u32) -> Result<Generation> {
+    async fn build(&self, spec: &'static ModelSpec, at: &Checkpoint, parts: u32, trial: bool) -> Result<Generation> {
         let mut state = self.state();
         let (term, next) = (state.term(spec.name) + 1, state.number(spec.name) + 1);
         let generation = match state.find(spec.name, Standing::Building) {
             Some(building) => building.head.generation,
             None => {
                 let mut model = Model::new(spec, next, Standing::Building);
+                model.trial = trial;
                 model.head.checkpoint = at.clone();
                 model.parts = (0..parts).map(|number| Part { number, ..Part::default() }).collect();
                 state.insert(spec, model);

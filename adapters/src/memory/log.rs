@@ -8,7 +8,7 @@ use cqrs_es::persist::SerializedEvent;
 use domain::{Context, StreamId, Timestamp};
 use ports::{
     AppendOutcome, AppendRequest, Checkpoint, Clock, Error, EventLog, FollowerCheckpoints, Incarnation, Keep, KeyRecord,
-    KeyUse, Link, LogHead, Position, Recorded, Result, StreamEvents, SubjectKeys, WrappedKey,
+    KeyUse, Link, LogHead, NewSubjectKey, Position, Recorded, Result, StreamEvents, SubjectKeys, WrappedKey,
 };
 use uuid::Uuid;
 
@@ -134,16 +134,27 @@ impl State {
             let stored = StoredKey { record, keep: key.keep, created_at: recorded_at };
             self.keys.insert((key.scope.clone(), key.key.clone()), stored);
         }
+        for NewSubjectKey { subject, wrapped } in &request.subject_keys {
+            let (subject, wrapped) = (subject.clone(), Some(wrapped.clone()));
+            let key = WrappedKey { subject: subject.clone(), wrapped, created_at: recorded_at, erased_at: None };
+            self.subjects.insert(subject, key);
+        }
         AppendOutcome::Committed { first, last, recorded_at }
     }
 
-    /// What the databases' unique index refuses.
+    /// What the databases' unique indexes refuse.
     fn check_ids(&self, batch: &[AppendRequest], now: Timestamp) -> Result<()> {
         let mut fresh = HashSet::new();
+        let mut subjects = HashSet::new();
         for request in batch.iter().filter(|request| self.judge(request, now).is_none()) {
             for event in request.streams.iter().flat_map(|append| &append.events) {
                 if self.ids.contains_key(&event.event_id) || !fresh.insert(event.event_id) {
                     return Err(Error::rejected("the log", format!("event id {} is taken", event.event_id)));
+                }
+            }
+            for NewSubjectKey { subject, .. } in &request.subject_keys {
+                if self.subjects.contains_key(subject) || !subjects.insert(subject) {
+                    return Err(Error::rejected("the log", format!("{subject} has a key, or had one")));
                 }
             }
         }
@@ -221,18 +232,6 @@ impl EventLog for MemoryLog {
 impl SubjectKeys for MemoryLog {
     async fn subject_key(&self, subject: &str) -> Result<Option<Vec<u8>>> {
         Ok(self.state().subjects.get(subject).and_then(|key| key.wrapped.clone()))
-    }
-
-    async fn create_subject_key(&self, subject: &str, wrapped: &[u8]) -> Result<Vec<u8>> {
-        let created_at = from_micros(micros(self.clock.now()))?;
-        let mut state = self.state();
-        let stored = state.subjects.entry(subject.to_owned()).or_insert_with(|| WrappedKey {
-            subject: subject.to_owned(),
-            wrapped: Some(wrapped.to_vec()),
-            created_at,
-            erased_at: None,
-        });
-        stored.wrapped.clone().ok_or_else(|| Error::rejected("the key store", format!("the key of {subject} was destroyed")))
     }
 
     async fn destroy_subject_key(&self, subject: &str) -> Result<()> {

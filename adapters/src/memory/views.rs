@@ -31,6 +31,7 @@ pub(super) struct State {
 pub(super) struct Model {
     pub head: ModelHead,
     pub standing: Standing,
+    pub trial: bool,
     pub parts: Vec<Part>,
     pub fields: Vec<&'static str>,
     pub rows: Rows,
@@ -103,7 +104,16 @@ impl Model {
             checkpoint: Checkpoint { incarnation: Uuid::nil(), position: 0, event_id: None },
         };
         let fields = spec.fields.iter().map(|field| field.name).collect();
-        Self { head, standing, parts: Vec::new(), fields, rows: Rows::new(), changes: VecDeque::new(), parked: Vec::new() }
+        Self {
+            head,
+            standing,
+            trial: false,
+            parts: Vec::new(),
+            fields,
+            rows: Rows::new(),
+            changes: VecDeque::new(),
+            parked: Vec::new(),
+        }
     }
 
     fn put(&mut self, change: &RowChange) {

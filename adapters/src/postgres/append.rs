@@ -14,11 +14,58 @@ use crate::stored::{from_micros, keep_name, signed, unsigned};
 
 const ACCEPT: &str = "SELECT casitas_accept($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19)";
 
+/// For the rare batch with keys of subjects, which stand or fall with its events. One that a subject has already is a violation of
+/// the primary key, and undoes the whole statement.
+const ACCEPT_SEALED: &str = "WITH accepted AS MATERIALIZED (
+        SELECT casitas_accept($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19) AS place
+    ), kept AS (
+        INSERT INTO subject_keys (subject, wrapped)
+        SELECT k.subject, k.wrapped FROM accepted, unnest($20::text[], $21::bytea[]) k(subject, wrapped)
+         WHERE accepted.place IS NOT NULL
+    )
+    SELECT place FROM accepted";
+
 // Days go as days to the one and as texts to the other, which is older.
 const APPEND: &str = "SELECT request, kind, first_position, last_position,
     (extract(epoch FROM at) * 1000000)::bigint AS at, stream, actual, outcome
     FROM casitas_append($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,$21,$22,$23::date[]::text[],
                         $24,$25,$26,$27)";
+
+/// Of the keys of subjects, those whose request is newly accepted: the function answers nothing about it.
+const APPEND_SEALED: &str = "WITH answer AS MATERIALIZED (
+        SELECT request, kind, first_position, last_position,
+               (extract(epoch FROM at) * 1000000)::bigint AS at, stream, actual, outcome
+          FROM casitas_append($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17,$18,$19,$20,$21,$22,
+                              $23::date[]::text[],$24,$25,$26,$27)
+    ), kept AS (
+        INSERT INTO subject_keys (subject, wrapped)
+        SELECT k.subject, k.wrapped FROM unnest($28::int[], $29::text[], $30::bytea[]) k(request, subject, wrapped)
+         WHERE NOT EXISTS (SELECT FROM answer a WHERE a.request = k.request)
+    )
+    SELECT request, kind, first_position, last_position, at, stream, actual, outcome FROM answer";
+
+/// The keys that the subjects of a batch get.
+#[derive(Default)]
+struct SubjectKeys<'a> {
+    /// Ordinal of each one's request.
+    request: Vec<i32>,
+    subject: Vec<&'a str>,
+    wrapped: Vec<&'a [u8]>,
+}
+
+impl<'a> SubjectKeys<'a> {
+    fn push(&mut self, request: &'a AppendRequest, ordinal: i32) {
+        for key in &request.subject_keys {
+            self.request.push(ordinal);
+            self.subject.push(&key.subject);
+            self.wrapped.push(&key.wrapped);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.subject.is_empty()
+    }
+}
 
 /// The columns of a batch's events, one element an event.
 #[derive(Default)]
@@ -101,13 +148,15 @@ pub(super) struct Whole<'a> {
     hash: Vec<&'a str>,
     keep: Vec<&'a str>,
     outcome: Vec<String>,
+    subject_keys: SubjectKeys<'a>,
 }
 
 impl<'a> Whole<'a> {
     pub(super) fn of(batch: &'a [AppendRequest]) -> Result<Self> {
         let count = batch.iter().flat_map(|request| &request.streams).map(|append| append.events.len()).sum();
         let mut whole = Self { events: Events::with_capacity(count), ..Self::default() };
-        for request in batch {
+        for (request, ordinal) in batch.iter().zip(1..) {
+            whole.subject_keys.push(request, ordinal);
             for append in &request.streams {
                 let expected = signed(append.expected_version)?;
                 if expected > 0 {
@@ -130,15 +179,21 @@ impl<'a> Whole<'a> {
     }
 
     pub(super) fn query(&self) -> Query<'_, Postgres, PgArguments> {
-        self.events
-            .bind(sqlx::query(ACCEPT))
+        let keys = &self.subject_keys;
+        let query = self
+            .events
+            .bind(sqlx::query(if keys.is_empty() { ACCEPT } else { ACCEPT_SEALED }))
             .bind(&self.next)
             .bind(&self.last)
             .bind(&self.scope)
             .bind(&self.key)
             .bind(&self.hash)
             .bind(&self.keep)
-            .bind(&self.outcome)
+            .bind(&self.outcome);
+        match keys.is_empty() {
+            true => query,
+            false => query.bind(&keys.subject).bind(&keys.wrapped),
+        }
     }
 }
 
@@ -186,6 +241,8 @@ pub(super) struct Judged<'a> {
     event_request: Vec<i32>,
     event_place: Vec<i32>,
     events: Events<'a>,
+
+    subject_keys: SubjectKeys<'a>,
 }
 
 impl<'a> Judged<'a> {
@@ -203,6 +260,7 @@ impl<'a> Judged<'a> {
                 let index = index(judged.key_request.len())?;
                 judged.same_key.push(keys.insert((&key.scope, &key.key), index).unwrap_or(0));
             }
+            judged.subject_keys.push(request, ordinal);
             judged.push_events(request, ordinal)?;
         }
         Ok(judged)
@@ -229,7 +287,8 @@ impl<'a> Judged<'a> {
     }
 
     pub(super) fn query(&self) -> Query<'_, Postgres, PgArguments> {
-        let query = sqlx::query(APPEND)
+        let keys = &self.subject_keys;
+        let query = sqlx::query(if keys.is_empty() { APPEND } else { APPEND_SEALED })
             .bind(&self.count)
             .bind(&self.before)
             .bind(&self.key_request)
@@ -245,7 +304,11 @@ impl<'a> Judged<'a> {
             .bind(&self.stream_expected)
             .bind(&self.event_request)
             .bind(&self.event_place);
-        self.events.bind(query)
+        let query = self.events.bind(query);
+        match keys.is_empty() {
+            true => query,
+            false => query.bind(&keys.request).bind(&keys.subject).bind(&keys.wrapped),
+        }
     }
 }
 

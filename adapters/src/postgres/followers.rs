@@ -2,7 +2,6 @@
 
 use async_trait::async_trait;
 use ports::{Checkpoint, Error, FollowerCheckpoints, Position, Result, SubjectKeys};
-use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use super::errors::Call;
@@ -78,19 +77,6 @@ impl SubjectKeys for PostgresLog {
         let wrapped: Option<Option<Vec<u8>>> =
             self.run(Call::Read, async |connection| query.bind(subject).fetch_optional(connection).await).await?;
         Ok(wrapped.flatten())
-    }
-
-    async fn create_subject_key(&self, subject: &str, wrapped: &[u8]) -> Result<Vec<u8>> {
-        // The no-op update makes the statement answer the stored row, whoever stored it.
-        let query = sqlx::query(
-            "INSERT INTO subject_keys AS old (subject, wrapped) VALUES ($1, $2)
-             ON CONFLICT (subject) DO UPDATE SET subject = old.subject RETURNING wrapped",
-        )
-        .bind(subject)
-        .bind(wrapped);
-        let row = self.run(Call::Write, async |connection| query.fetch_one(connection).await).await?;
-        let stored: Option<Vec<u8>> = row.try_get("wrapped").map_err(|error| self.unreadable(error))?;
-        stored.ok_or_else(|| Error::rejected("the key store", format!("the key of {subject} was destroyed")))
     }
 
     async fn destroy_subject_key(&self, subject: &str) -> Result<()> {

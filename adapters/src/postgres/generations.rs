@@ -23,7 +23,8 @@ use crate::views::{absent, absent_live, another_fold, behind, is_live, lost, los
 pub(super) const PATIENCE: Duration = Duration::from_secs(600);
 
 const GENERATIONS: &str =
-    "SELECT model, generation, fold_version, term, revision, oldest_change, incarnation, position, event_id, standing, shape
+    "SELECT model, generation, fold_version, term, revision, oldest_change, incarnation, position, event_id, standing, shape,
+            trial
        FROM view_heads WHERE model = ANY($1) ORDER BY model, generation";
 const PARTS: &str = "SELECT model, generation, number, stream, position, finished, events, rows FROM view_parts
       WHERE model = ANY($1) ORDER BY number";
@@ -53,7 +54,7 @@ fn generation_of(row: &PgRow, specs: &[&'static ModelSpec]) -> Result<Generation
     let stored: &str = column(row, "shape")?;
     let fits = specs.iter().any(|spec| spec.name == head.model && shape(spec) == stored);
     let standing = standing_of(column(row, "standing")?)?;
-    Ok(Generation { head, standing, fits, parts: Vec::new() })
+    Ok(Generation { head, standing, trial: column(row, "trial")?, fits, parts: Vec::new() })
 }
 
 impl PostgresViews {
@@ -73,12 +74,13 @@ impl PostgresViews {
         ran.map(drop)
     }
 
-    async fn make(&self, spec: &'static ModelSpec, number: u64, at: &Checkpoint, parts: u32) -> Result<()> {
+    async fn make(&self, spec: &'static ModelSpec, number: u64, at: &Checkpoint, parts: u32, trial: bool) -> Result<()> {
         let event_id = at.event_id.map_or_else(|| "NULL".to_owned(), |id| format!("'{id}'"));
         let mut script = table_creation(spec, number, false)?;
         script.push_str(&format!(
-            "INSERT INTO view_heads (model, generation, fold_version, shape, live, standing, incarnation, position, event_id)
-             VALUES ('{}', {number}, {}, '{}', false, 'building', '{}', {}, {event_id});\n",
+            "INSERT INTO view_heads
+                 (model, generation, fold_version, shape, live, standing, trial, incarnation, position, event_id)
+             VALUES ('{}', {number}, {}, '{}', false, 'building', {trial}, '{}', {}, {event_id});\n",
             spec.name,
             spec.fold_version,
             shape(spec),
@@ -121,13 +123,13 @@ impl Generations for PostgresViews {
         self.claims.release(&format!("rebuild:{model}")).await
     }
 
-    async fn build(&self, spec: &'static ModelSpec, at: &Checkpoint, parts: u32) -> Result<Generation> {
+    async fn build(&self, spec: &'static ModelSpec, at: &Checkpoint, parts: u32, trial: bool) -> Result<Generation> {
         let all = self.generations(&[spec]).await?;
         let number = match all.iter().find(|found| found.standing == Standing::Building) {
             Some(building) => building.head.generation,
             None => {
                 let number = all.iter().map(|found| found.head.generation).max().unwrap_or(0) + 1;
-                self.make(spec, number, at, parts).await?;
+                self.make(spec, number, at, parts, trial).await?;
                 number
             }
         };

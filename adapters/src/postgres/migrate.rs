@@ -25,6 +25,7 @@ const VIEWS_STEPS: &[Step] = &[
     (2, "generations", include_str!("../../migrations/postgres/views/0002_generations.sql")),
     (3, "parked", include_str!("../../migrations/postgres/views/0003_parked.sql")),
     (4, "heads", include_str!("../../migrations/postgres/views/0004_heads.sql")),
+    (5, "trials", include_str!("../../migrations/postgres/views/0005_trials.sql")),
 ];
 
 const ROLES: &str = include_str!("../../migrations/postgres/roles.sql");

@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 
-use ports::{AppendOutcome, AppendRequest, Error, KeyRecord, KeyUse, NewEvent, Position, Result, StreamAppend};
+use ports::{
+    AppendOutcome, AppendRequest, Error, KeyRecord, KeyUse, NewEvent, NewSubjectKey, Position, Result, StreamAppend,
+};
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{FromRow, Sqlite, query::Query};
 
@@ -24,6 +26,7 @@ pub(super) async fn append(
     let mut keys = append.keys(batch).await?;
     let mut outcomes = Vec::with_capacity(batch.len());
     let (mut new_events, mut new_keys) = (Vec::new(), Vec::new());
+    let mut subject_keys: Vec<&NewSubjectKey> = Vec::new();
     for request in batch {
         let clash = request.streams.iter().find_map(|append| {
             let actual = versions.get(&name(append)).copied().unwrap_or(0);
@@ -45,6 +48,7 @@ pub(super) async fn append(
         } else {
             let first = append.head + 1;
             append.accept(request, &mut new_events)?;
+            subject_keys.extend(&request.subject_keys);
             if let Some(key) = &request.key {
                 let (request_hash, outcome) = (key.request_hash.clone(), key.outcome.clone());
                 let record = KeyRecord { request_hash, outcome, position: unsigned(append.head)? };
@@ -60,6 +64,7 @@ pub(super) async fn append(
     }
     append.insert_events(&new_events).await?;
     append.insert_keys(&new_keys).await?;
+    append.insert_subject_keys(&subject_keys).await?;
     Ok(outcomes)
 }
 
@@ -201,6 +206,18 @@ impl Append<'_> {
                 let query = query.bind(&key.scope).bind(&key.key).bind(&key.request_hash).bind(key.outcome.to_string());
                 query.bind(*position).bind(keep_name(key.keep)).bind(at)
             });
+            self.file.run(insert.execute(&mut *self.connection)).await?;
+        }
+        Ok(())
+    }
+
+    /// One that a subject has, or had, already is a violation of the primary key: the whole batch is refused.
+    async fn insert_subject_keys(&mut self, keys: &[&NewSubjectKey]) -> Result<()> {
+        for key in keys {
+            let insert = sqlx::query("INSERT INTO subject_keys (subject, wrapped, created_at) VALUES (?, ?, ?)")
+                .bind(key.subject.as_str())
+                .bind(key.wrapped.as_slice())
+                .bind(self.recorded_at_us);
             self.file.run(insert.execute(&mut *self.connection)).await?;
         }
         Ok(())

@@ -74,19 +74,6 @@ impl SubjectKeys for SqliteLog {
         Ok(wrapped.flatten())
     }
 
-    async fn create_subject_key(&self, subject: &str, wrapped: &[u8]) -> Result<Vec<u8>> {
-        // The no-op update makes the statement answer the stored row.
-        let query = sqlx::query_scalar(
-            "INSERT INTO subject_keys (subject, wrapped, created_at) VALUES (?, ?, ?)
-             ON CONFLICT (subject) DO UPDATE SET subject = subject RETURNING wrapped",
-        )
-        .bind(subject)
-        .bind(wrapped)
-        .bind(micros(self.clock.now()));
-        let stored: Option<Vec<u8>> = self.file.run(query.fetch_one(&self.file.writer)).await?;
-        stored.ok_or_else(|| Error::rejected("the key store", format!("the key of {subject} was destroyed")))
-    }
-
     async fn destroy_subject_key(&self, subject: &str) -> Result<()> {
         let now = micros(self.clock.now());
         let query = sqlx::query(

@@ -21,7 +21,7 @@ use crate::views::{
 };
 
 const HEADS: &str = "SELECT model, generation, fold_version, shape, term, revision, oldest_change, incarnation, position,
-    event_id, standing FROM view_heads";
+    event_id, standing, trial FROM view_heads";
 
 /// Rows bound to one statement.
 const ROWS_A_STATEMENT: usize = 500;
@@ -32,7 +32,7 @@ impl SqliteViews {
         let stored: &str = self.file.column(row, "shape")?;
         let fits = specs.iter().any(|spec| spec.name == head.model && shape(spec) == stored);
         let standing = standing_of(self.file.column(row, "standing")?)?;
-        Ok(Generation { head, standing, fits, parts: Vec::new() })
+        Ok(Generation { head, standing, trial: self.file.column(row, "trial")?, fits, parts: Vec::new() })
     }
 
     fn part_of(&self, row: &SqliteRow) -> Result<Part> {
@@ -115,17 +115,20 @@ impl SqliteViews {
         number: u64,
         at: &Checkpoint,
         parts: u32,
+        trial: bool,
     ) -> Result<()> {
         let script = table_creation(spec, number)?;
         self.file.run(connection.execute(sqlx::raw_sql(&script))).await?;
         let head = sqlx::query(
-            "INSERT INTO view_heads (model, generation, fold_version, shape, live, standing, incarnation, position, event_id)
-             VALUES (?, ?, ?, ?, 0, 'building', ?, ?, ?)",
+            "INSERT INTO view_heads
+                 (model, generation, fold_version, shape, live, standing, trial, incarnation, position, event_id)
+             VALUES (?, ?, ?, ?, 0, 'building', ?, ?, ?, ?)",
         )
         .bind(spec.name)
         .bind(signed(number)?)
         .bind(spec.fold_version)
         .bind(shape(spec))
+        .bind(trial)
         .bind(at.incarnation.to_string())
         .bind(signed(at.position)?)
         .bind(at.event_id.map(|id| id.to_string()));
@@ -200,14 +203,14 @@ impl Generations for SqliteViews {
         Ok(())
     }
 
-    async fn build(&self, spec: &'static ModelSpec, at: &Checkpoint, parts: u32) -> Result<Generation> {
+    async fn build(&self, spec: &'static ModelSpec, at: &Checkpoint, parts: u32, trial: bool) -> Result<Generation> {
         let all = self.generations(&[spec]).await?;
         let mut transaction = self.file.begin().await?;
         let number = match all.iter().find(|found| found.standing == Standing::Building) {
             Some(building) => building.head.generation,
             None => {
                 let number = all.iter().map(|found| found.head.generation).max().unwrap_or(0) + 1;
-                self.make(&mut transaction, spec, number, at, parts).await?;
+                self.make(&mut transaction, spec, number, at, parts, trial).await?;
                 number
             }
         };

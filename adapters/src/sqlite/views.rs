@@ -24,6 +24,7 @@ const STEPS: &[Step] = &[
     (1, "views", include_str!("../../migrations/sqlite/views/0001_views.sql")),
     (2, "generations", include_str!("../../migrations/sqlite/views/0002_generations.sql")),
     (3, "parked", include_str!("../../migrations/sqlite/views/0003_parked.sql")),
+    (4, "trials", include_str!("../../migrations/sqlite/views/0004_trials.sql")),
 ];
 
 /// `?1` is a JSON list of what was seen, each as [model, generation, revision]; one row a live model.

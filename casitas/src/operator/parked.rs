@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
 use domain::auth::OperatorAction;
 use domain::{AggregateKind, StreamId};
-use ports::{Ask, EventLog, EventQuery, ParkedStream, Position};
-use projector::attend_parked;
+use ports::{Ask, EventLog, EventQuery, ParkedStream, Position, Standing};
+use projector::{Skips, attend_parked};
 use read_models::ReadModel;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -54,13 +54,16 @@ pub enum Parked {
         /// Every parked stream (with MODEL: of that model).
         #[arg(long, conflicts_with = "stream")]
         all: bool,
+        /// Take back what was skipped of this stream, parked or not: the next rebuild of the model folds it.
+        #[arg(long, conflicts_with = "all")]
+        skipped: bool,
         /// Kept in the record of what operators did.
         #[arg(long)]
         reason: Option<String>,
     },
     /// Give up the one event that could not be taken, in this read model, and fold the stream's later events.
     ///
-    /// The event stays in the log; a rebuild meets it again.
+    /// The event stays in the log. Rebuilds of this read model leave it out, too, until `parked retry --skipped`.
     #[command(
         after_help = "Example:\n  casitas parked skip units unit:0192d3c4-0000-7000-8000-000000000001 --reason 'typed by hand; its price is wrong for good'"
     )]
@@ -101,7 +104,10 @@ impl Operator {
                 Some(found) => self.show_parked(&found, rows).await,
                 None => Err(not_parked(&model, &stream)),
             },
-            Parked::Retry { model, stream, all: _, reason } => {
+            Parked::Retry { model: Some(model), stream: Some(stream), skipped: true, all: _, reason } => {
+                self.take_back(&model, &stream, reason, rows).await
+            }
+            Parked::Retry { model, stream, skipped: _, all: _, reason } => {
                 let found = match (&model, &stream) {
                     (Some(model), Some(stream)) => match self.one_parked(model, stream).await? {
                         Some(found) => vec![found],
@@ -190,9 +196,9 @@ impl Operator {
         let (mut healed, mut parked, mut waiting) = (0, 0, 0);
         for found in found {
             self.record_wish(&found, wish).await?;
+            self.leave_wish(&found, wish.ask).await?;
             let ParkedStream { stream, position, .. } = &found.parked;
             let name = found.model.spec().name;
-            self.platform.views.ask(name, found.generation, stream, *position, wish.ask).await.map_err(chained)?;
             if self.board.is_none() {
                 self.stand_in(&found).await?;
             }
@@ -232,9 +238,67 @@ impl Operator {
         let (stream, position) = (found.parked.stream.to_string(), found.parked.position);
         let action = match wish.ask {
             Ask::Retry => OperatorAction::RetryParked { model, stream, position },
-            Ask::Skip => OperatorAction::SkipParked { model, stream, position },
+            Ask::Skip => OperatorAction::SkipParked { model, stream, position, event_id: found.parked.event_id },
         };
         self.record(action, wish.reason.clone()).await
+    }
+
+    /// For the model's leader, and for who folds other generations in which the stream waits at the same event: a rollback is to
+    /// land on the same rows.
+    async fn leave_wish(&self, found: &Found, ask: Ask) -> Result<()> {
+        let (spec, views) = (found.model.spec(), &self.platform.views);
+        let ParkedStream { stream, position, .. } = &found.parked;
+        views.ask(spec.name, found.generation, stream, *position, ask).await.map_err(chained)?;
+        let Some(generations) = &self.platform.generations else { return Ok(()) };
+        let mut others = generations.generations(&[spec]).await.map_err(chained)?;
+        others.retain(|other| other.head.generation != found.generation);
+        for other in others {
+            match views.ask(spec.name, other.head.generation, stream, *position, ask).await {
+                // It is not parked there.
+                Ok(()) | Err(ports::Error::NotFound(_)) => {}
+                Err(error) => return Err(chained(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Rebuilds fold what was skipped of a stream from now on. Its live rows stay as they are: later events are in them already.
+    async fn take_back(&self, model: &str, stream: &str, reason: Option<String>, rows: &Rows) -> Result<u8> {
+        let (model, stream) = (projections::model(model)?, stream_of(stream)?);
+        let (name, logs) = (model.spec().name, &self.platform.logs);
+        let positions = Skips::of(name, logs).await.map_err(chained)?.of_stream(&stream);
+        if positions.is_empty() {
+            let message = format!(
+                "nothing of {stream} is skipped in {name}; `casitas events list --context auth --type ParkedEventSkipped` \
+                 shows what ever was"
+            );
+            return Err(Refusal::new(exit::NOT_FOUND, message).into());
+        }
+        let stream = stream.to_string();
+        for position in positions {
+            let action = OperatorAction::RetryParked { model: name.to_owned(), stream: stream.clone(), position };
+            self.record(action, reason.clone()).await?;
+            let detail = format!(
+                "the next rebuild folds it; the live rows lack it, so that takes `casitas projections rebuild {name} --force`"
+            );
+            rows.send(
+                json!({"model": name, "stream": stream, "position": position, "state": "taken back", "detail": detail}),
+            )
+            .await?;
+        }
+        self.drop_unfinished(model).await?;
+        Ok(exit::OK)
+    }
+
+    /// Generations that were begun with the skip: nobody is to go on with them.
+    async fn drop_unfinished(&self, model: &'static dyn ReadModel) -> Result<()> {
+        let Some(rebuilder) = &self.rebuilder else { return Ok(()) };
+        for standing in [Standing::Building, Standing::Ready] {
+            if let Some(found) = rebuilder.standing(model, standing).await.map_err(projections::refusal)? {
+                rebuilder.drop(model, found.head.generation).await.map_err(projections::refusal)?;
+            }
+        }
+        Ok(())
     }
 
     /// Where no projector runs in this process: perhaps none runs anywhere, then this is who leads for a moment.

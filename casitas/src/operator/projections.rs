@@ -92,8 +92,9 @@ pub enum SwitchMode {
 }
 
 impl Projections {
-    /// The command that goes on with a rebuild that was stopped; none for a trial, of which nothing stays.
-    pub fn again(&self) -> Option<String> {
+    /// The command that goes on with a rebuild that was stopped, under the settings that were said; none for a trial, of which
+    /// nothing stays.
+    pub fn again(&self, settings: &str) -> Option<String> {
         let Self::Rebuild { names, all, parallel, switch, dry_run: false, force, park, json } = self else { return None };
         let mut call = format!("casitas projections rebuild {}", if *all { "--all".to_owned() } else { names.join(" ") });
         if *parallel > 1 {
@@ -105,6 +106,7 @@ impl Projections {
                 call.push_str(&format!(" {flag}"));
             }
         }
+        call.push_str(settings);
         Some(call)
     }
 }
@@ -210,7 +212,7 @@ pub(super) fn model(name: &str) -> Result<&'static dyn ReadModel> {
     })
 }
 
-fn refusal(error: RebuildError) -> anyhow::Error {
+pub(super) fn refusal(error: RebuildError) -> anyhow::Error {
     let code = match &error {
         RebuildError::Busy(_) | RebuildError::Unfinished { .. } => exit::CONFLICT,
         RebuildError::Nothing(_) => exit::NOT_FOUND,

@@ -35,3 +35,10 @@ pub fn cloud_event(event: &Recorded) -> Result<Value> {
     }
     Ok(value)
 }
+
+/// Where to go on behind an event that was delivered.
+pub fn place_behind(event: &Value) -> Option<String> {
+    let context = event["source"].as_str()?.strip_prefix("/casitas/")?;
+    let position: u64 = event["position"].as_str()?.parse().ok()?;
+    Some(format!("{context}:{}", position + 1))
+}

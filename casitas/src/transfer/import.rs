@@ -16,6 +16,7 @@ use super::lines::{LineReader, beside};
 use super::progress::Progress;
 use crate::config::Settings;
 use crate::exit;
+use crate::interrupt::Interrupts;
 use crate::operator::{Refusal, chained, quoted};
 use crate::output::Printer;
 use crate::platform::{Platform, Role};
@@ -60,8 +61,8 @@ pub struct ImportArgs {
 }
 
 impl ImportArgs {
-    /// The command that goes on with an import that was cut off.
-    fn again(&self) -> String {
+    /// The command that goes on with an import that was cut off, under the settings that were said.
+    pub fn again(&self, settings: &str) -> String {
         let mut call = format!("casitas events import {} --resume", quoted(&self.file));
         if self.without_keys {
             call.push_str(" --without-keys");
@@ -69,6 +70,7 @@ impl ImportArgs {
         if let Some(keys) = &self.keys {
             call.push_str(&format!(" --keys {}", quoted(keys)));
         }
+        call.push_str(settings);
         call
     }
 }
@@ -93,14 +95,19 @@ pub async fn import(settings: &Settings, args: &ImportArgs, printer: &mut Printe
         return Ok(exit::OK);
     }
     let mut writer = Writer::new(&target.logs, &checked.header);
+    let mut interrupts = Interrupts::listen()?;
     // What was appended stays; an append that is under way is found by --resume, or not.
     let written = tokio::select! {
         written = writer.run(&args.file, &subjects) => written,
-        _ = tokio::signal::ctrl_c() => Err(Refusal::new(exit::INTERRUPTED, "interrupted").into()),
+        () = interrupts.next() => Err(Refusal::new(exit::INTERRUPTED, "interrupted").into()),
     };
     writer.progress.clear();
     if let Err(error) = written {
-        return Err(error.context(format!("the import stopped behind {}; go on with: {}", writer.at, args.again())));
+        let code = error.downcast_ref::<Refusal>().map_or(exit::FAILED, |refusal| refusal.code);
+        // The command ends what is said: the rest of the line is for the shell.
+        let (at, again) = (&writer.at, args.again(&settings.said));
+        let message = format!("{error:#}; the import stopped behind {at}; go on with: {again}");
+        return Err(Refusal::new(code, message).into());
     }
     printer.row(checked.row(&args.file, subjects.len(), "imported"));
     Ok(exit::OK)

@@ -11,6 +11,7 @@ use super::lines::{LineReader, LineWriter, beside};
 use super::progress::Progress;
 use crate::config::Settings;
 use crate::exit;
+use crate::interrupt::Interrupts;
 use crate::operator::{Events, Export, Format, Refusal, ResumeAt, Verb};
 use crate::output::Printer;
 
@@ -18,10 +19,11 @@ use crate::output::Printer;
 pub async fn export(settings: &Settings, mut export: Export, printer: &mut Printer) -> Result<u8> {
     let Some(mut files) = Files::open(&mut export)? else { return Ok(exit::CONFLICT) };
     let format = export.format;
-    let (path, stdout, again) = (export.file.clone(), export.file == Path::new("-"), export.again());
+    let (path, stdout, again) = (export.file.clone(), export.file == Path::new("-"), export.again(&settings.said));
+    let mut interrupts = Interrupts::listen()?;
     let done = tokio::select! {
         done = crate::perform(settings, Verb::Events(Events::Export(export)), |row| files.take(&row)) => done,
-        _ = tokio::signal::ctrl_c() => Err(Refusal::new(exit::INTERRUPTED, "interrupted").into()),
+        () = interrupts.next() => Err(Refusal::new(exit::INTERRUPTED, "interrupted").into()),
     };
     files.progress.clear();
     let failed = match (done, files.failed.take()) {

@@ -1,6 +1,7 @@
 //! What operators did past the rules of the business: who, when (the event's `recorded_at`) and why. One stream, [`Operations::ID`].
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::events::event_names;
 use crate::fault::{at_most, optional_text, text};
@@ -21,15 +22,36 @@ pub enum OperatorAction {
     RevealPersonalData { verb: String, events: Vec<String> },
     /// Folds a parked stream again from where it was parked.
     RetryParked { model: String, stream: String, position: u64 },
-    /// Gives up one event of a parked stream and goes on behind it.
-    SkipParked { model: String, stream: String, position: u64 },
+    /// Gives up one event of a parked stream and goes on behind it. Rebuilds of the model leave it out, too, until a later
+    /// [`Self::RetryParked`] of the same position.
+    SkipParked { model: String, stream: String, position: u64, event_id: Uuid },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OperationsEvent {
-    PersonalDataRevealed { by: String, reason: Option<String>, verb: String, events: Vec<String> },
-    ParkedStreamRetried { by: String, reason: Option<String>, model: String, stream: String, position: u64 },
-    ParkedEventSkipped { by: String, reason: Option<String>, model: String, stream: String, position: u64 },
+    PersonalDataRevealed {
+        by: String,
+        reason: Option<String>,
+        verb: String,
+        events: Vec<String>,
+    },
+    ParkedStreamRetried {
+        by: String,
+        reason: Option<String>,
+        model: String,
+        stream: String,
+        position: u64,
+    },
+    ParkedEventSkipped {
+        by: String,
+        reason: Option<String>,
+        model: String,
+        stream: String,
+        position: u64,
+        /// Once a log was put back to an earlier moment, another event may stand at the position. The first records lack it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        event_id: Option<Uuid>,
+    },
 }
 
 event_names!(OperationsEvent:
@@ -119,8 +141,8 @@ impl Decide for Operations {
             OperatorAction::RetryParked { model, stream, position } => {
                 OperationsEvent::ParkedStreamRetried { by, reason, model, stream, position }
             }
-            OperatorAction::SkipParked { model, stream, position } => {
-                OperationsEvent::ParkedEventSkipped { by, reason, model, stream, position }
+            OperatorAction::SkipParked { model, stream, position, event_id } => {
+                OperationsEvent::ParkedEventSkipped { by, reason, model, stream, position, event_id: Some(event_id) }
             }
         }])
     }
@@ -153,6 +175,16 @@ mod tests {
             .then([revealed(Some("a question of the tenant"))])
             .when(reveal("ana (1000)", None))
             .then([revealed(None)]);
+    }
+
+    #[test]
+    fn a_skip_names_the_event_itself_and_not_only_its_place() {
+        let (model, stream, event_id) = ("units".to_owned(), "unit:1".to_owned(), Uuid::from_u128(7));
+        let action = OperatorAction::SkipParked { model: model.clone(), stream: stream.clone(), position: 9, event_id };
+        let (by, event_id) = ("ana (1000)".to_owned(), Some(event_id));
+        given::<Operations>([])
+            .when(OperationsCommand { by: by.clone(), reason: None, action })
+            .then([OperationsEvent::ParkedEventSkipped { by, reason: None, model, stream, position: 9, event_id }]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ pub async fn all(views: Arc<dyn Generations>) {
     let shared = views.as_ref();
     a_generation_is_seen_by_nobody_until_it_is_switched_to(shared).await;
     a_rebuild_goes_on_with_the_parts_it_had_in_a_higher_term(shared).await;
+    a_trial_is_told_from_a_rebuild(shared).await;
     a_load_in_an_earlier_term_writes_nothing(shared).await;
     a_load_parks_streams_which_go_with_their_generation(shared).await;
     an_unfinished_generation_is_never_live(shared).await;
@@ -45,7 +46,7 @@ async fn number(views: &dyn Generations, spec: &'static ModelSpec, standing: Sta
 
 /// A complete generation at a position, with these rows.
 async fn built(views: &dyn Generations, spec: &'static ModelSpec, position: Position, rows: &[StoredRow]) -> Generation {
-    let built = views.build(spec, &at(position), 1).await.expect("begun");
+    let built = views.build(spec, &at(position), 1, false).await.expect("begun");
     let Generation { head, parts, .. } = &built;
     let part = Part { finished: true, events: 9, rows: rows.len() as u64, ..parts[0].clone() };
     views
@@ -89,22 +90,36 @@ pub async fn a_generation_is_seen_by_nobody_until_it_is_switched_to(views: &dyn 
 pub async fn a_rebuild_goes_on_with_the_parts_it_had_in_a_higher_term(views: &dyn Generations) {
     let spec = conformance_spec!("resumed");
     let claim = lead(views, spec).await;
-    let begun = views.build(spec, &at(7), 3).await.expect("begun");
+    let begun = views.build(spec, &at(7), 3, false).await.expect("begun");
     assert!(begun.head.term > claim.term && begun.fits);
     assert_eq!(begun.parts, (0..3).map(|number| Part { number, ..Part::default() }).collect::<Vec<_>>());
     let part = Part { number: 1, stream: "m".into(), position: 3, finished: false, events: 5, rows: 1 };
     let load = Load { spec, generation: 2, term: begun.head.term, part: &part, rows: &[row("a", 1)], parking: &[] };
     views.load(&load).await.expect("loaded");
-    let again = views.build(spec, &at(99), 5).await.expect("begun again");
+    let again = views.build(spec, &at(99), 5, false).await.expect("begun again");
     assert_eq!((again.head.generation, again.head.checkpoint), (2, at(7)));
     assert!(again.head.term > begun.head.term);
     assert_eq!((again.parts.len(), &again.parts[1]), (3, &part));
 }
 
+pub async fn a_trial_is_told_from_a_rebuild(views: &dyn Generations) {
+    let spec = conformance_spec!("tried");
+    lead(views, spec).await;
+    let trials = async || generations(views, spec).await.into_iter().map(|found| found.trial).collect::<Vec<_>>();
+    let begun = views.build(spec, &at(7), 1, true).await.expect("begun");
+    assert!(begun.trial);
+    assert_eq!(trials().await, [false, true]);
+    views.drop_generation(spec.name, begun.head.generation).await.expect("dropped");
+    assert!(!views.build(spec, &at(7), 1, false).await.expect("begun").trial);
+    // What is gone on with stays what it was begun as.
+    assert!(!views.build(spec, &at(7), 1, true).await.expect("begun again").trial);
+    assert_eq!(trials().await, [false, false]);
+}
+
 pub async fn a_load_parks_streams_which_go_with_their_generation(views: &dyn Generations) {
     let spec = conformance_spec!("parked_in_a_load");
     let claim = lead(views, spec).await;
-    let Generation { head, .. } = views.build(spec, &at(7), 1).await.expect("begun");
+    let Generation { head, .. } = views.build(spec, &at(7), 1, false).await.expect("begun");
     let part = Part { stream: "one".into(), events: 2, rows: 1, ..Part::default() };
     let parking = [Parking::Park(parked("one", 3))];
     let load =
@@ -117,15 +132,15 @@ pub async fn a_load_parks_streams_which_go_with_their_generation(views: &dyn Gen
     assert_eq!(views.parked(spec.name, claim.generation).await.expect("none"), []);
     // The number is used again, and what was parked under it is not inherited.
     views.drop_generation(spec.name, head.generation).await.expect("dropped");
-    let again = views.build(spec, &at(7), 1).await.expect("begun again").head.generation;
+    let again = views.build(spec, &at(7), 1, false).await.expect("begun again").head.generation;
     assert_eq!((again, views.parked(spec.name, again).await.expect("none")), (head.generation, vec![]));
 }
 
 pub async fn a_load_in_an_earlier_term_writes_nothing(views: &dyn Generations) {
     let spec = conformance_spec!("fenced");
     lead(views, spec).await;
-    let begun = views.build(spec, &at(7), 1).await.expect("begun");
-    let again = views.build(spec, &at(7), 1).await.expect("begun again");
+    let begun = views.build(spec, &at(7), 1, false).await.expect("begun");
+    let again = views.build(spec, &at(7), 1, false).await.expect("begun again");
     let part = Part { finished: true, ..Part::default() };
     let late = Load { spec, generation: 2, term: begun.head.term, part: &part, rows: &[row("late", 1)], parking: &[] };
     let refused = views.load(&late).await;
@@ -140,7 +155,7 @@ pub async fn a_load_in_an_earlier_term_writes_nothing(views: &dyn Generations) {
 pub async fn an_unfinished_generation_is_never_live(views: &dyn Generations) {
     let spec = conformance_spec!("unfinished");
     lead(views, spec).await;
-    let begun = views.build(spec, &at(7), 2).await.expect("begun");
+    let begun = views.build(spec, &at(7), 2, false).await.expect("begun");
     let part = Part { finished: true, ..Part::default() };
     views
         .load(&Load { spec, generation: 2, term: begun.head.term, part: &part, rows: &[], parking: &[] })
@@ -156,7 +171,7 @@ pub async fn an_unfinished_generation_is_never_live(views: &dyn Generations) {
 pub async fn a_row_of_two_streams_is_refused(views: &dyn Generations) {
     let spec = conformance_spec!("doubled");
     lead(views, spec).await;
-    let begun = views.build(spec, &at(7), 2).await.expect("begun");
+    let begun = views.build(spec, &at(7), 2, false).await.expect("begun");
     let mut refused = None;
     for number in 0..2 {
         let part = Part { number, finished: true, ..Part::default() };
@@ -195,7 +210,7 @@ pub async fn a_switch_to_another_life_of_the_log_may_go_back(views: &dyn Generat
         views.apply(&step(spec, &claim, position, vec![])).await.expect("applied");
     }
     let other = crate::Checkpoint { incarnation: uuid::Uuid::from_u128(8), ..at(1) };
-    let begun = views.build(spec, &other, 0).await.expect("begun");
+    let begun = views.build(spec, &other, 0, false).await.expect("begun");
     views.complete(spec, 2, begun.head.term).await.expect("complete");
     assert_eq!(views.switch(spec, 2).await.expect("switched").checkpoint, other);
 }
@@ -251,7 +266,7 @@ pub async fn a_dropped_generation_leaves_nothing_and_the_live_one_cannot_be(view
     assert!(views.changes("dropped", 1, 0, 10).await.expect("changes").is_empty());
     assert_eq!(number(views, spec, Standing::Standby).await, None);
 
-    let begun = views.build(spec, &at(1), 1).await.expect("begun");
+    let begun = views.build(spec, &at(1), 1, false).await.expect("begun");
     views.drop_generation("dropped", begun.head.generation).await.expect("aborted");
     let part = Part { finished: true, ..Part::default() };
     let load = Load {

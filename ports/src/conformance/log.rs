@@ -61,7 +61,8 @@ pub async fn all(log: Arc<dyn EventLog>) {
     a_scan_tells_every_column_as_it_was_appended(shared).await;
     a_link_goes_on_from_one_link_only(shared).await;
 
-    the_first_key_of_a_subject_stays(shared).await;
+    a_subjects_first_key_comes_with_events_and_stays(shared).await;
+    a_command_that_is_not_done_leaves_no_subjects_key(shared).await;
     a_destroyed_key_is_gone_for_good(shared).await;
 
     a_search_finds_what_was_asked_and_nothing_else(shared).await;
@@ -99,7 +100,7 @@ pub fn request(streams: Vec<StreamAppend>) -> AppendRequest {
         causation_id: Some(Uuid::now_v7()),
         traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
     };
-    AppendRequest { key: None, metadata, streams }
+    AppendRequest { key: None, metadata, subject_keys: Vec::new(), streams }
 }
 
 /// Appends one request.

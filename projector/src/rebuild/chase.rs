@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Progress, RebuildError, Rebuilder, Result};
 use crate::checkpoints;
 use crate::parking::Parked;
+use crate::skips::Skips;
 use crate::working::{Fault, Poison, Taken, Working};
 
 const READ: usize = 2_000;
@@ -38,9 +39,10 @@ impl Chase {
         model: &'static dyn ReadModel,
         head: ModelHead,
         park: Option<Timestamp>,
+        skips: Skips,
     ) -> Result<Self> {
         let ModelHead { generation, term, revision, checkpoint, .. } = head;
-        Self::claimed(rebuilder, model, Claim { generation, term, revision, checkpoint }, park).await
+        Self::claimed(rebuilder, model, Claim { generation, term, revision, checkpoint }, park, skips).await
     }
 
     pub(super) async fn claimed(
@@ -48,10 +50,11 @@ impl Chase {
         model: &'static dyn ReadModel,
         claim: Claim,
         park: Option<Timestamp>,
+        skips: Skips,
     ) -> Result<Self> {
         let spec = model.spec();
         Ok(Self {
-            parked: Parked::of(spec, rebuilder.views.parked(spec.name, claim.generation).await?),
+            parked: Parked::of(spec, rebuilder.views.parked(spec.name, claim.generation).await?).with_skips(skips),
             model,
             log: rebuilder.logs.get(model.spec().context)?.clone(),
             sealer: rebuilder.sealer.clone(),

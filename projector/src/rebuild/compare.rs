@@ -11,6 +11,7 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
 use super::{RebuildError, Rebuilder, Result, Standing};
+use crate::skips::Skips;
 
 /// Rows read at once, of each side.
 const PAGE: usize = 2_000;
@@ -224,11 +225,13 @@ impl Rebuilder {
         let spec = model.spec();
         let live = self.standing(model, Standing::Live).await?;
         let live = live.ok_or_else(|| RebuildError::Nothing(format!("{} has no live generation", spec.name)))?;
+        let skips = Skips::of(spec.name, &self.logs).await?;
         let mut still = self.views.still().await?;
         let live_head = still.head(spec, live.head.generation).await?;
         let head = still.head(spec, generation).await?;
         let (at, live_at) = (head.checkpoint.position, live_head.checkpoint.position);
         let mut between = self.between(model, at.min(live_at), at.max(live_at)).await?;
+        between.retain(|event| !skips.has(event));
         // Streams that are folded no further on one of the sides.
         let mut parked = self.views.parked(spec.name, live.head.generation).await?;
         parked.extend(self.views.parked(spec.name, generation).await?);

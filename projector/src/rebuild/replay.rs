@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Progress, RebuildError, Result};
 use crate::known;
 use crate::parking::{STREAMS_MAX, parked_at};
+use crate::skips::Skips;
 use crate::working::{caught, told, without_personal};
 
 /// Positions read at once.
@@ -45,6 +46,8 @@ pub(super) struct Replay {
     pub held_bytes: usize,
     /// Streams that cannot be folded are parked as of this moment.
     pub park: Option<Timestamp>,
+    /// Events that operators gave up in the model.
+    pub skips: Skips,
     pub progress: Progress,
     pub stop: CancellationToken,
 }
@@ -144,7 +147,7 @@ impl Replay {
             let (rows, folded) = loop {
                 let (mut rows, mut folded, mut poisoned) = (Rows::first(), 0, false);
                 for event in &events {
-                    if waits(&parked, event) {
+                    if waits(&parked, event) || self.skips.has(event) {
                         continue;
                     }
                     if let Some(fault) = self.fold(event, &mut rows)? {
@@ -185,7 +188,7 @@ impl Replay {
             for event in &events {
                 let id = event.stream.id.as_str();
                 // What was read ahead does not know of the cut yet.
-                if cut.as_deref().is_some_and(|cut| id > cut) || waits(&parked, event) {
+                if cut.as_deref().is_some_and(|cut| id > cut) || waits(&parked, event) || self.skips.has(event) {
                     continue;
                 }
                 let stream = match streams.get_mut(id) {
@@ -278,7 +281,7 @@ impl Replay {
             let Some(last) = events.last() else { return Ok(stream) };
             after = last.position;
             self.sealer.open_recorded(&*self.log, &mut events).await?;
-            for event in &events {
+            for event in events.iter().filter(|event| !self.skips.has(event)) {
                 if let Some(fault) = self.fold(event, &mut stream.rows)? {
                     return Err(RebuildError::Poison(told(self.model, event, &fault)));
                 }

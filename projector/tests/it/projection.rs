@@ -265,7 +265,7 @@ async fn an_event_type_of_a_newer_build_stalls_as_upgrade_required() {
     let stream = StreamId::new(AggregateKind::Report, Uuid::now_v7().to_string());
     let metadata = Metadata { actor: "cli".into(), correlation_id: Uuid::now_v7(), causation_id: None, traceparent: None };
     let append = StreamAppend { stream, expected_version: 0, events: vec![event] };
-    let request = AppendRequest { key: None, metadata, streams: vec![append] };
+    let request = AppendRequest { key: None, metadata, subject_keys: vec![], streams: vec![append] };
     world.log(Context::Reports).inner.append(&[request]).await.expect("appended");
     let process = world.start(vec![Trace::over(Context::Reports, "trace")]);
     until("stalled", || async { process.stalled("trace").is_some() && process.stalled("dispatcher:reports").is_some() })

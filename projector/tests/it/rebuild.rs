@@ -2,6 +2,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::Poll;
 
+use commands::{Issue, step};
+use domain::auth::{Operations, OperationsCommand, OperatorAction};
 use domain::reports::{Report, ReportCommand, ReportKind};
 use domain::{AggregateKind, Context, StreamId};
 use ports::{
@@ -19,6 +21,7 @@ use uuid::Uuid;
 use crate::support::{Process, Trace, Traced, World, execute, request_report, ten_events, until};
 
 const PLAIN: Wish = Wish { parallel: 1, manual: false, dry_run: false, force: false, park: None };
+const TRIAL: Wish = Wish { dry_run: true, ..PLAIN };
 
 async fn rebuild(rebuilder: &Rebuilder, model: &'static dyn ReadModel, wish: Wish) -> Result<Done, RebuildError> {
     rebuilder.rebuild(model, wish, &Progress::default(), &CancellationToken::new()).await
@@ -172,22 +175,43 @@ async fn a_rebuild_cut_off_anywhere_goes_on_and_ends_in_the_same_rows() {
     process.stop().await;
 }
 
+async fn building(world: &World) -> Option<u64> {
+    let all = standings(world).await;
+    all.into_iter().find(|(_, standing)| *standing == Standing::Building).map(|(generation, _)| generation)
+}
+
+/// The generation that a rebuild leaves which is cut off while it is being built.
+async fn left_building(world: &World, wish: Wish) -> u64 {
+    let mut polls = 1;
+    loop {
+        let ended = cut_off(Box::pin(rebuild(&world.rebuilder().with_held_bytes(5_000), &Reports, wish)), polls).await;
+        assert!(!ended, "it was never stopped while it was being built");
+        match building(world).await {
+            Some(generation) => return generation,
+            None => polls += 1,
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_dry_run_left_that_was_killed_is_dropped_by_whoever_comes_next() {
+    let (world, process) = folded(60).await;
+    for (next, generations) in [(TRIAL, 1), (PLAIN, 2)] {
+        left_building(&world, TRIAL).await;
+        let done = rebuild(&world.rebuilder(), &Reports, next).await.expect("nothing is in its way");
+        assert!(done.comparison.is_equal() && done.comparison.rows == 60, "{done:?}");
+        assert_eq!((building(&world).await, standings(&world).await.len()), (None, generations));
+    }
+    process.stop().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_dry_run_leaves_a_rebuild_that_was_stopped_alone() {
     let (world, process) = folded(60).await;
-    let building = |all: &[(u64, Standing)]| all.iter().find(|(_, standing)| *standing == Standing::Building).copied();
-    let mut polls = 1;
-    let stopped = loop {
-        let ended = cut_off(Box::pin(rebuild(&world.rebuilder().with_held_bytes(5_000), &Reports, PLAIN)), polls).await;
-        assert!(!ended, "it was never stopped while it was being built");
-        match building(&standings(&world).await) {
-            Some((generation, _)) => break generation,
-            None => polls += 1,
-        }
-    };
-    let trial = rebuild(&world.rebuilder(), &Reports, Wish { dry_run: true, ..PLAIN }).await;
+    let stopped = left_building(&world, PLAIN).await;
+    let trial = rebuild(&world.rebuilder(), &Reports, TRIAL).await;
     let Err(RebuildError::Unfinished { generation, .. }) = trial else { panic!("{trial:?}") };
-    assert_eq!((generation, building(&standings(&world).await)), (stopped, Some((stopped, Standing::Building))));
+    assert_eq!((generation, building(&world).await), (stopped, Some(stopped)));
     let done = rebuild(&world.rebuilder(), &Reports, PLAIN).await.expect("goes on");
     assert_eq!((done.generation, done.comparison.differences()), (stopped, 0));
     rebuild(&world.rebuilder(), &Reports, Wish { dry_run: true, ..PLAIN }).await.expect("now it is tried");
@@ -225,7 +249,7 @@ async fn an_event_that_cannot_be_folded_is_named_and_readers_keep_what_they_have
     let stream = StreamId::new(AggregateKind::Report, Uuid::now_v7().to_string());
     let metadata = Metadata { actor: "cli".into(), correlation_id: Uuid::nil(), causation_id: None, traceparent: None };
     let streams = vec![StreamAppend { stream: stream.clone(), expected_version: 0, events: vec![frobnicated] }];
-    let request = AppendRequest { key: None, metadata, streams };
+    let request = AppendRequest { key: None, metadata, subject_keys: vec![], streams };
     world.log(Context::Reports).inner.append(&[request]).await.expect("appended");
     let error = rebuild(&world.rebuilder(), &Reports, PLAIN).await.expect_err("poison");
     let text = error.to_string();
@@ -303,6 +327,102 @@ async fn told_to_park_a_rebuild_leaves_a_poison_stream_out_and_a_retry_heals_it(
         }
         process.stop().await;
     }
+}
+
+async fn record(world: &World, action: OperatorAction) {
+    let command = OperationsCommand { by: "ana (1000)".into(), reason: None, action };
+    let steps = [step::<Operations>(Operations::ID, command)];
+    world.client().execute(&Issue::by("cli"), &steps).await.expect("recorded");
+}
+
+/// Gives up the one event that stops a stream of the first generation, as `casitas parked skip` does.
+async fn skip(world: &World, name: &'static str) {
+    let found = world.views.parked(name, 1).await.expect("parked").remove(0);
+    let (stream, position, event_id) = (found.stream.to_string(), found.position, found.event_id);
+    record(world, OperatorAction::SkipParked { model: name.into(), stream, position, event_id }).await;
+    world.views.ask(name, 1, &found.stream, position, Ask::Skip).await.expect("asked");
+    until("skipped", || async { world.views.parked(name, 1).await.expect("parked").is_empty() }).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_skipped_is_left_out_by_every_rebuild_until_it_is_taken_back() {
+    let feeds = [Feed::Mixed, Feed::Streams(AggregateKind::Report), Feed::Events(AggregateKind::Report)];
+    for (feed, held_bytes) in feeds.into_iter().flat_map(|feed| [(feed, usize::MAX), (feed, 1)]) {
+        let world = World::new();
+        let sick = Trace::fed(Context::Reports, "sick", feed);
+        sick.is_poisoned_by(Some((9, false)));
+        // The eleventh goes on behind the ninth, which cannot be folded.
+        let ids = ten_events(&world).await;
+        execute::<Report>(&world.client(), ids[3], ReportCommand::CancelReport).await;
+        let process = world.start(vec![sick]);
+        until("all passed", || async { process.follower("sick").position == 11 }).await;
+        let rebuilder = world.rebuilder().with_held_bytes(held_bytes);
+        let stopped = rebuild(&rebuilder, sick, TRIAL).await.expect_err("poison");
+        assert!(matches!(stopped, RebuildError::Poison(_)), "{stopped}");
+        skip(&world, "sick").await;
+
+        for parallel in 1..=3 {
+            let trial = rebuild(&rebuilder, sick, Wish { parallel, ..TRIAL }).await.expect("tried");
+            assert!(trial.comparison.is_equal() && trial.parked == 0, "{feed:?} in {parallel} parts: {trial:?}");
+            assert_eq!(trial.comparison.digest, trial.comparison.live_digest);
+        }
+        let done = rebuild(&rebuilder, sick, Wish { parallel: 2, ..PLAIN }).await.expect("rebuilt");
+        assert!(matches!(done.outcome, Outcome::Switched(_)) && done.comparison.is_equal(), "{feed:?}: {done:?}");
+        // So does a fold that could take it by now.
+        sick.is_poisoned_by(None);
+        let trial = rebuild(&rebuilder, sick, TRIAL).await.expect("tried");
+        assert!(trial.comparison.is_equal(), "{feed:?}: {trial:?}");
+
+        let (model, stream) = ("sick".to_owned(), StreamId::of::<Report>(ids[3]).to_string());
+        record(&world, OperatorAction::RetryParked { model, stream, position: 9 }).await;
+        let trial = rebuild(&rebuilder, sick, TRIAL).await.expect("tried");
+        assert!(!trial.comparison.is_equal(), "{feed:?}: {trial:?}");
+        let forced = rebuild(&rebuilder, sick, Wish { force: true, ..PLAIN }).await.expect("rebuilt");
+        assert!(matches!(forced.outcome, Outcome::Switched(_)), "{feed:?}: {forced:?}");
+        let key = match feed {
+            Feed::Mixed => "all".to_owned(),
+            Feed::Streams(_) => ids[3].to_string(),
+            Feed::Events(_) => "0009".to_owned(),
+        };
+        assert!(Traced::positions(world.doc("sick", &key).await).contains(&9), "{feed:?}");
+        process.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn readers_that_are_behind_are_compared_without_what_was_skipped() {
+    let world = World::new();
+    let sick = Trace::over(Context::Reports, "sick");
+    let process = world.start(vec![sick]);
+    request(&world, 8).await;
+    until("all folded", || async { process.follower("sick").position == 8 }).await;
+    process.stop().await;
+    request(&world, 3).await;
+    sick.is_poisoned_by(Some((9, false)));
+    let ninth = world.events(Context::Reports).await.remove(8);
+    let (stream, position, event_id) = (ninth.stream.to_string(), ninth.position, ninth.event_id);
+    record(&world, OperatorAction::SkipParked { model: "sick".into(), stream, position, event_id }).await;
+    let trial = rebuild(&world.rebuilder(), sick, TRIAL).await.expect("tried");
+    assert!(trial.comparison.is_equal() && trial.comparison.position == 11, "{trial:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_generation_that_parked_what_was_skipped_since_is_begun_anew() {
+    let world = World::new();
+    let sick = Trace::over(Context::Reports, "sick");
+    sick.is_poisoned_by(Some((9, false)));
+    ten_events(&world).await;
+    let process = world.start(vec![sick]);
+    until("all passed", || async { process.follower("sick").position == 10 }).await;
+    let rebuilder = world.rebuilder();
+    let wish = Wish { park: Some(world.clock.now()), manual: true, ..PLAIN };
+    let ready = rebuild(&rebuilder, sick, wish).await.expect("rebuilt");
+    assert!(matches!(ready.outcome, Outcome::Ready) && ready.parked == 1, "{ready:?}");
+    skip(&world, "sick").await;
+    let done = rebuild(&rebuilder, sick, PLAIN).await.expect("rebuilt");
+    assert!(matches!(done.outcome, Outcome::Switched(_)) && done.parked == 0, "{done:?}");
+    assert!(done.comparison.is_equal(), "{done:?}");
+    process.stop().await;
 }
 
 /// Reports as a new release folds them.

@@ -60,6 +60,7 @@ impl LogStore {
 /// The same command once more, as if it were another.
 fn again(mut request: AppendRequest) -> AppendRequest {
     request.key = None;
+    request.subject_keys.clear();
     for append in &mut request.streams {
         append.expected_version += append.events.len() as u64;
         append.events.iter_mut().for_each(|event| event.event_id = Uuid::now_v7());
@@ -156,12 +157,6 @@ impl SubjectKeys for SimLog {
         let (store, subject) = (self.store.clone(), subject.to_owned());
         let work = async move { store.inner.subject_key(&subject).await };
         self.gate.call(Kind::Read, self.operation("subject key"), |_| "ok".into(), work).await
-    }
-
-    async fn create_subject_key(&self, subject: &str, wrapped: &[u8]) -> Result<Vec<u8>> {
-        let (store, subject, wrapped) = (self.store.clone(), subject.to_owned(), wrapped.to_vec());
-        let work = async move { store.inner.create_subject_key(&subject, &wrapped).await };
-        self.gate.call(Kind::Write, self.operation("create subject key"), |_| "ok".into(), work).await
     }
 
     async fn destroy_subject_key(&self, subject: &str) -> Result<()> {

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 
-use super::client::{Answer, Http, block, spawn};
+use super::client::{Answer, Ask, Http, block, spawn};
 use super::system::System;
 use super::world;
 use crate::net::free_port;
@@ -16,6 +16,14 @@ use crate::stack::Stack;
 const ELSEWHERE: &str = "192.0.2.1";
 /// `proxy_read_timeout` of commands in nginx/templates, and a little.
 const COMMAND_TOLD_WITHIN: Duration = Duration::from_millis(2_500);
+/// R14 of reliability-security.md for GETs, and what a busy machine adds to timers and to the way there and back.
+const READ_TOLD_WITHIN: Duration = Duration::from_millis(2_000 + 500);
+/// A GET that waits two seconds for its position is given up by Nginx a little after them.
+const WAITING_READ_TOLD_WITHIN: Duration = Duration::from_millis(2_200 + 500);
+/// So long a GET takes at least that met what stands still, be it answered by another replica or not at all.
+const MET_AFTER: Duration = Duration::from_millis(1_300);
+/// Long enough for caches to be too old, and for GETs that began after that.
+const STANDS_STILL: Duration = Duration::from_secs(4);
 
 pub fn default_limits(system: &mut System) -> Result<String> {
     let stack = system.stack()?;
@@ -72,6 +80,103 @@ pub fn stopped_commands(system: &mut System) -> Result<String> {
     let (first, second) = (first?.id()?, second?.id()?);
     ensure!(first == second, "done twice: {first} and {second}");
     Ok(format!("a command got 504 after {} ms, a read 200 after {} ms", command.as_millis(), read.as_millis()))
+}
+
+/// A replica stands still, then Postgres does: each GET is answered in time, with what was asked for or with a problem that says when
+/// to ask again.
+pub fn stopped_reads(system: &mut System) -> Result<String> {
+    let admin = world::admin(system)?;
+    let property = world::property(&admin)?;
+    let (_, position) = world::unit(&admin, &property, &world::fresh("U"))?;
+    admin.get("/units?limit=1").after(&position, 10).now()?.expect(200)?;
+    let stack = system.stack()?;
+    stack.role("query-1")?.pause();
+    let replica = reads_meanwhile(&admin, &position);
+    stack.role("query-1")?.resume();
+    let replica = replica.context("a replica that stands still")?;
+    ensure!(replica.answered > 0, "the other replica answered none: {replica}");
+    answered_again(&admin)?;
+    stack.postgres.pause();
+    let postgres = reads_meanwhile(&admin, &position);
+    stack.postgres.resume();
+    let postgres = postgres.context("Postgres standing still")?;
+    ensure!(postgres.told > 0, "nobody was told of it: {postgres}");
+    answered_again(&admin)?;
+    system.caught_up()?;
+    Ok(format!("a replica stopped: {replica}; Postgres stopped: {postgres}"))
+}
+
+/// What GETs came to.
+#[derive(Default)]
+struct Reads {
+    answered: usize,
+    /// With a problem.
+    told: usize,
+    slowest: Duration,
+    slowest_waiting: Duration,
+}
+
+impl std::fmt::Display for Reads {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { answered, told, slowest, slowest_waiting } = self;
+        let (slowest, waiting) = (slowest.as_millis(), slowest_waiting.as_millis());
+        write!(f, "{answered} GETs 200, {told} a problem, the slowest {slowest} ms, {waiting} ms with a position")
+    }
+}
+
+fn reads_meanwhile(admin: &Http, position: &str) -> Result<Reads> {
+    let began = Instant::now();
+    let mut reads = Reads::default();
+    let mut turn = 0;
+    while began.elapsed() < STANDS_STILL {
+        turn += 1;
+        // Nginx answers a repeated address of the public list by itself.
+        let list = format!("/units/available?max_price={}", 4_000_000 + turn);
+        let asked = [admin.get("/units?limit=1"), admin.anonymous().get(&list)];
+        let waiting = admin.get("/units?limit=1").after(position, 2);
+        let tasks: Vec<_> = asked.into_iter().chain([waiting]).map(|ask| spawn(timed(ask))).collect();
+        let last = tasks.len() - 1;
+        for (place, task) in tasks.into_iter().enumerate() {
+            let (answer, took) = block(task)?;
+            let (answer, waits) = (answer?, place == last);
+            let within = if waits { WAITING_READ_TOLD_WITHIN } else { READ_TOLD_WITHIN };
+            ensure!(took < within, "{took:?} for {answer}");
+            let slowest = if waits { &mut reads.slowest_waiting } else { &mut reads.slowest };
+            *slowest = took.max(*slowest);
+            match answer.status {
+                200 => reads.answered += 1,
+                502..=504 => {
+                    answer.any_problem()?;
+                    ensure!(answer.header("retry-after").is_some(), "no Retry-After: {:?}", answer.headers);
+                    reads.told += 1;
+                }
+                _ => bail!("{answer}"),
+            }
+        }
+        // Not as many as the machine takes: what is slow must not be slow for that.
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    ensure!(reads.slowest >= MET_AFTER, "no GET met what stands still: {reads}");
+    Ok(reads)
+}
+
+async fn timed(ask: Ask) -> (Result<Answer>, Duration) {
+    let began = Instant::now();
+    (ask.send().await, began.elapsed())
+}
+
+/// By both replicas, for all that can be told: several in a row.
+fn answered_again(admin: &Http) -> Result<()> {
+    let ask = admin.get("/units?limit=1");
+    let ask = &ask;
+    block(super::client::until("GETs answered again", Duration::from_secs(20), || async move {
+        for _ in 0..6 {
+            if ask.send().await?.status != 200 {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    }))
 }
 
 fn forged(turn: usize) -> [(&'static str, String); 4] {

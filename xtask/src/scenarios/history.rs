@@ -1,14 +1,14 @@
 //! History on the move: from a folder to Postgres and back, and cut off on the way.
 
+mod interrupts;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use super::client::{Http, block};
 use super::suite::Size;
 use super::system::{CONTEXTS, Embedded, System};
+use super::wire::Proxy;
 use super::world::{self, SETTLES_WITHIN};
 use crate::net::wait_until;
 use crate::servers::Postgres;
@@ -57,27 +58,39 @@ impl Lab {
     }
 
     fn run(&self, store: Store<'_>, args: &[&str]) -> Result<Output> {
+        self.program(store, args).output().context("starting casitas")
+    }
+
+    /// A verb, to be started.
+    fn program(&self, store: Store<'_>, args: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
-        command.current_dir(self.dir.path()).args(args).args(["-o", "ndjson"]).stdin(Stdio::null());
-        match store {
-            Store::Folder(name) => command.args(["--data-dir", name]),
-            Store::Postgres(address) => command
+        command.args(args).args(["-o", "ndjson"]);
+        if let Store::Folder(name) = store {
+            command.args(["--data-dir", name]);
+        }
+        self.beside(store, command)
+    }
+
+    /// What runs in the lab's folder; a server is named by the environment.
+    fn beside(&self, store: Store<'_>, mut command: Command) -> Command {
+        command.current_dir(self.dir.path()).stdin(Stdio::null());
+        if let Store::Postgres(address) = store {
+            command
                 .env("CASITAS_POSTGRES", address)
                 .env("CASITAS_SECRETS_DIR", self.dir.path().join("secrets"))
                 .env("CASITAS_ARTIFACTS_DIR", self.dir.path().join("artifacts"))
                 // Neither is there: history needs the logs alone.
                 .env("CASITAS_REDIS", "127.0.0.1:1")
-                .env("CASITAS_RABBITMQ", "127.0.0.1:1"),
-        };
-        command.output().context("starting casitas")
+                .env("CASITAS_RABBITMQ", "127.0.0.1:1");
+        }
+        command
     }
 
     /// The last row of a verb that must succeed.
     fn done(&self, store: Store<'_>, args: &[&str]) -> Result<Value> {
         let output = self.run(store, args)?;
         ensure!(output.status.success(), "casitas {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        Ok(text.lines().last().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default())
+        Ok(last_row(&output))
     }
 
     /// What a verb that must be cut off says.
@@ -176,6 +189,11 @@ impl Lab {
         }
         Ok(format!("{cuts} cuts of {total} bytes, {} events each time", all["events"]))
     }
+}
+
+fn last_row(output: &Output) -> Value {
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().last().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default()
 }
 
 /// A backup of a folder that is written to: restored, every log is the original's beginning, of one moment, with all that
@@ -430,53 +448,4 @@ impl History {
 fn upto<'a>(lines: &'a BTreeMap<String, Vec<Line>>, context: &str, head: u64) -> Vec<&'a str> {
     let within = |line: &&Line| line.value["position"].as_u64().is_some_and(|position| position <= head);
     lines.get(context).into_iter().flatten().filter(within).map(|line| line.text.as_str()).collect()
-}
-
-/// Passes so many bytes, over all connections and both ways, then cuts everything.
-struct Proxy {
-    address: String,
-    left: Arc<AtomicI64>,
-    allowed: AtomicI64,
-}
-
-impl Proxy {
-    fn start(server: &str) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let address = listener.local_addr()?.to_string();
-        let left = Arc::new(AtomicI64::new(i64::MAX));
-        let (server, budget) = (server.to_owned(), left.clone());
-        thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                let Ok(upstream) = TcpStream::connect(&server) else { continue };
-                let pair = (client.try_clone(), upstream.try_clone());
-                let (Ok(client_in), Ok(upstream_out)) = pair else { continue };
-                let (there, back) = (budget.clone(), budget.clone());
-                thread::spawn(move || carry(client_in, upstream_out, &there));
-                thread::spawn(move || carry(upstream, client, &back));
-            }
-        });
-        Ok(Self { address, left, allowed: AtomicI64::new(i64::MAX) })
-    }
-
-    /// From now on so many bytes.
-    fn allow(&self, bytes: i64) {
-        self.allowed.store(bytes, Ordering::SeqCst);
-        self.left.store(bytes, Ordering::SeqCst);
-    }
-
-    fn passed(&self) -> i64 {
-        self.allowed.load(Ordering::SeqCst) - self.left.load(Ordering::SeqCst)
-    }
-}
-
-fn carry(mut from: TcpStream, mut to: TcpStream, budget: &AtomicI64) {
-    let mut bytes = [0; 4096];
-    while let Ok(count) = from.read(&mut bytes) {
-        let spent = budget.fetch_sub(count as i64, Ordering::SeqCst) < count as i64;
-        if count == 0 || spent || to.write_all(&bytes[..count]).is_err() {
-            break;
-        }
-    }
-    let _ = from.shutdown(Shutdown::Both);
-    let _ = to.shutdown(Shutdown::Both);
 }

@@ -12,6 +12,7 @@ mod fuzz;
 mod growth;
 mod history;
 mod input;
+mod interrupts;
 mod jobs;
 mod large;
 mod look;
@@ -26,6 +27,7 @@ pub mod system;
 mod tampering;
 pub(crate) mod tokens;
 mod walkthrough;
+mod wire;
 pub mod world;
 
 pub use suite::{Row, Size, Suite, SuiteOptions, THEMES, run};

@@ -133,7 +133,8 @@ const PARTS: [&str; 2] = ["2", "3"];
 /// How long a verb may take to notice that a server went away, and how long one is tried again when it came back.
 const RECOVERS_WITHIN: Duration = Duration::from_secs(90);
 
-/// Rebuilds are killed at random moments of all that they do; each goes on, and ends in the same rows.
+/// Rebuilds are killed at random moments of all that they do; each goes on, and ends in the same rows. Dry runs are killed, too;
+/// what they leave is in nobody's way.
 pub fn killed(system: &mut System, size: Size) -> Result<String> {
     system.caught_up()?;
     if let (System::Embedded(_), Size::Full) = (&*system, size) {
@@ -172,10 +173,30 @@ pub fn killed(system: &mut System, size: Size) -> Result<String> {
     }
     let Killed { victims, late, survived, resumed } = killed;
     ensure!(resumed > 0, "nothing was left to go on with in {rounds} rounds");
+    let trials = size.pick(2, 5);
+    let left = killed_trials(system, lasts, trials, &expected)?;
     Ok(format!(
         "{rounds} kills {victims:?} within {lasts:.1?} (seed {seed:016x}): {resumed} generations gone on with, {survived} rebuilds \
-         lived through it ({late} more had ended before); all in the digests of the first"
+         lived through it ({late} more had ended before); of {trials} dry runs that were killed {left} left something, which the \
+         next dropped; all in the digests of the first"
     ))
+}
+
+/// Answers how many of them left a generation.
+fn killed_trials(system: &mut System, lasts: Duration, trials: u32, expected: &[String]) -> Result<u32> {
+    let trial = [&["projections", "rebuild", "--dry-run"], &KILLED_MODELS[..]].concat();
+    let mut left = 0;
+    for round in 0..trials {
+        let mut child = system.program(&trial).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        std::thread::sleep(lasts * (2 * round + 1) / (2 * trials));
+        kill_verb(system, &mut child)?;
+        left += u32::from(!wait_for(|| generations(system, &["building"]))?.is_empty());
+        let found = wait_for(|| digests(system)).context("a dry run after one that was killed")?;
+        ensure!(found == expected, "a dry run after one that was killed: other digests than before");
+        let still = generations(system, &["building"])?;
+        ensure!(still.is_empty(), "what a dry run left that was killed is still there: {still:?}");
+    }
+    Ok(left)
 }
 
 /// The embedded system begins with nothing: its rebuilds would be over before they can be killed.
@@ -198,23 +219,13 @@ fn kill(system: &mut System, victim: Victim, moment: Duration, killed: &mut Kill
         return Ok(false);
     }
     *killed.victims.entry(victim).or_default() += 1;
-    match (victim, &mut *system) {
-        (Victim::Verb, System::Embedded(embedded)) => {
-            // Of an embedded system both are killed: a verb that finds nobody at the socket opens the folder itself.
-            embedded.server().kill9()?;
-            child.kill()?;
-            child.wait()?;
-            embedded.start()?;
-        }
-        (Victim::Verb, System::Distributed(_)) => {
-            child.kill()?;
-            child.wait()?;
-        }
-        (Victim::Postmaster, system) => {
+    match victim {
+        Victim::Verb => kill_verb(system, &mut child)?,
+        Victim::Postmaster => {
             system.stack()?.postgres.kill9()?;
             system.stack()?.postgres.start_again()?;
         }
-        (Victim::Redis, system) => {
+        Victim::Redis => {
             system.stack()?.redis.kill9()?;
             system.stack()?.redis.start_again()?;
         }
@@ -229,6 +240,19 @@ fn kill(system: &mut System, victim: Victim, moment: Duration, killed: &mut Kill
     }
     system.caught_up()?;
     Ok(true)
+}
+
+/// Of an embedded system both are killed: a verb that finds nobody at the socket opens the folder itself.
+fn kill_verb(system: &mut System, child: &mut Child) -> Result<()> {
+    if let System::Embedded(embedded) = system {
+        embedded.server().kill9()?;
+    }
+    child.kill()?;
+    child.wait()?;
+    if let System::Embedded(embedded) = system {
+        embedded.start()?;
+    }
+    Ok(())
 }
 
 /// Whether a verb did its work; one that did not must say why, unless it was killed itself.

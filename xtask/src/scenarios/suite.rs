@@ -7,8 +7,8 @@ use anyhow::{Result, bail};
 
 use super::system::{Embedded, System};
 use super::{
-    access, caching, crashes, doctor, edge, fuzz, history, input, jobs, large, look, operations, privacy, races, reads,
-    rebuilds, tampering, walkthrough,
+    access, caching, crashes, doctor, edge, fuzz, history, input, interrupts, jobs, large, look, operations, privacy, races,
+    reads, rebuilds, tampering, walkthrough,
 };
 use crate::stack::Options;
 use crate::test::BINARY_VARIABLE;
@@ -166,6 +166,10 @@ fn history(suite: &mut Suite) -> Result<()> {
     let lab = history::Lab::start(&suite.binary, suite.size)?;
     suite.check("moves", "export from a folder, import to Postgres and back: the same bytes", |_| lab.moves());
     suite.check("cuts", "a connection cut in the middle of an export and of a replay", |_| lab.cuts());
+    suite.check("interrupts.moves", "an import and an export interrupted while their server hangs go on", |_| {
+        lab.interrupted_moves()
+    });
+    suite.check("interrupts.replays", "replays interrupted go on, or begin anew", |_| lab.interrupted_replays());
     let system = System::Embedded(Box::new(Embedded::start_empty(&suite.binary)?));
     suite.check("backup", "a backup beside commands is one moment, and serves when restored", |size| {
         history::backup(&system, size)
@@ -191,6 +195,10 @@ fn embedded(suite: &mut Suite) -> Result<()> {
     suite.check("races.duplicates", "100 duplicates of one keyed command", |size| races::duplicates(&system, size));
     suite.check("rebuilds.load", "every model rebuilt beside readers and writers", |_| rebuilds::beside_clients(&system));
     suite.check("rebuilds.kills", "rebuilds killed at any moment go on", |size| rebuilds::killed(&mut system, size));
+    suite.check("interrupts.rebuild", "a rebuild interrupted goes on, and leaves the switch", |_| {
+        interrupts::rebuild(&system)
+    });
+    suite.check("interrupts.trial", "a dry run interrupted leaves nothing", |_| interrupts::trial(&system));
     suite.check("reports.priority", "high before low on one slot", |size| jobs::priority(&mut system, size));
     // An attempt that died with its process is given up after a minute: too long for the short form, which has the worker's.
     if suite.size == Size::Full {
@@ -247,6 +255,11 @@ fn distributed(suite: &mut Suite) -> Result<()> {
     suite.check("races.duplicates", "100 duplicates of one keyed command", |size| races::duplicates(&system, size));
     suite.check("rebuilds.load", "every model rebuilt beside readers and writers", |_| rebuilds::beside_clients(&system));
     suite.check("rebuilds.kills", "rebuilds killed at any moment go on", |size| rebuilds::killed(&mut system, size));
+    suite.check("interrupts.rebuild", "a rebuild interrupted goes on, and leaves the switch", |_| {
+        interrupts::rebuild(&system)
+    });
+    suite.check("interrupts.trial", "a dry run interrupted leaves nothing", |_| interrupts::trial(&system));
+    suite.check("interrupts.at-once", "a dry run interrupted twice says what is left", |_| interrupts::at_once(&system));
     // The full form has a system of its own.
     if suite.size == Size::Short {
         suite.check("rebuilds.large", LARGE, |size| large::rebuilds(&mut system, size));
@@ -260,6 +273,9 @@ fn distributed(suite: &mut Suite) -> Result<()> {
     }
     suite.check("edge", "Nginx at its default limits", |_| edge::default_limits(&mut system));
     suite.check("edge.stopped", "command-api stopped: commands are told in time", |_| edge::stopped_commands(&mut system));
+    suite.check("edge.reads", "a replica, then Postgres stopped: GETs are answered in time", |_| {
+        edge::stopped_reads(&mut system)
+    });
     suite.check("privacy", "no plaintext of a party in any store but party_card", |_| privacy::distributed(&mut system));
     suite.check("privacy.operator", "operators are shown no person unless recorded", |_| privacy::operator(&system));
     suite.check("operations.faults", "faults put in by force are found with doctor and healed", |size| {
@@ -269,7 +285,7 @@ fn distributed(suite: &mut Suite) -> Result<()> {
     suite.check("operations.timer", "a timer that is late is found", |_| doctor::late_timer(&mut system));
     suite.check("operations.behind", "a model that is behind is found", |_| doctor::behind(&mut system));
     suite.check("operations.servers", "servers that are down are named", |_| doctor::servers(&mut system));
-    // The last: what is done to history here stays in the views of a skipped event, and no fresh fold equals them.
+    // The last: from here on history is not what was sealed.
     suite.check("operations.poison", "a poison event parks its stream alone; a retry heals it", |_| {
         operations::poison(&mut system)
     });

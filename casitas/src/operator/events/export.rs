@@ -69,8 +69,8 @@ pub struct Export {
 }
 
 impl Export {
-    /// The command that goes on with an export into a file that was cut off.
-    pub fn again(&self) -> String {
+    /// The command that goes on with an export into a file that was cut off, under the settings that were said.
+    pub fn again(&self, settings: &str) -> String {
         let mut call = format!("casitas events export {} --resume", quoted(&self.file));
         if self.zstd {
             call.push_str(" --zstd");
@@ -81,6 +81,7 @@ impl Export {
         if let Some(keys) = &self.keys {
             call.push_str(&format!(" --keys {}", quoted(keys)));
         }
+        call.push_str(settings);
         call
     }
 }

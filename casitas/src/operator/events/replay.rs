@@ -1,8 +1,9 @@
 //! `replay`: history delivered again, and counted.
 
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use domain::Context;
 use ports::{Recorded, STRETCH_MAX, position_before};
 use serde::{Deserialize, Serialize};
@@ -13,7 +14,7 @@ use super::filter::{EventFilter, Scope, instant};
 use super::look::Walk;
 use super::sinks::{Fold, Sink, Webhook, read};
 use crate::exit;
-use crate::operator::{Operator, Rows, chained};
+use crate::operator::{Operator, Rows, chained, quoted};
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
@@ -57,6 +58,10 @@ pub struct Replay {
     /// dry, projection:NAME, a URL, or stdout.
     #[arg(long)]
     pub into: String,
+    /// The settings that were said, for the command that goes on.
+    #[arg(skip)]
+    #[serde(default)]
+    pub settings: String,
 }
 
 impl Replay {
@@ -73,7 +78,7 @@ impl Replay {
     }
 
     fn call(&self, from: Option<&str>) -> String {
-        let rate = self.rate.map(|rate| rate.to_string());
+        let (rate, word) = (self.rate.map(|rate| rate.to_string()), |text: &str| quoted(Path::new(text)));
         let flags = [
             ("--context", &self.context),
             ("--stream", &self.stream),
@@ -81,15 +86,16 @@ impl Replay {
             ("--until", &self.until),
             ("--rate", &rate),
         ];
-        let mut text = format!("casitas events replay --into {}", self.into);
+        let mut text = format!("casitas events replay --into {}", word(&self.into));
         if let Some(from) = from {
-            text.push_str(&format!(" --from {from}"));
+            text.push_str(&format!(" --from {}", word(from)));
         }
         for (flag, value) in flags {
             if let Some(value) = value {
-                text.push_str(&format!(" {flag} {value}"));
+                text.push_str(&format!(" {flag} {}", word(value)));
             }
         }
+        text.push_str(&self.settings);
         text
     }
 }
@@ -117,25 +123,27 @@ impl Operator {
             let context = scope.context();
             let mut walk = Walk::of(scope);
             let mut next = scope.after + 1;
-            let stopped = |next: u64, delivered: u64| {
+            // The command ends what is said: the rest of the line is for the shell.
+            let stopped = |next: u64, delivered: u64, why: anyhow::Error| {
                 let again = replay.again(&format!("{context}:{next}"));
-                format!("the replay stopped at {context}:{next} after {delivered} events; {again}")
+                anyhow!("{why:#}; the replay stopped at {context}:{next} after {delivered} events; {again}")
             };
             loop {
-                let mut chunk = walk.next().await.with_context(|| stopped(next, delivered))?;
+                let mut chunk = walk.next().await.map_err(|why| stopped(next, delivered, why))?;
                 if chunk.is_empty() {
                     break;
                 }
                 if matches!(sink, Sink::Fold(_)) {
                     let opened = self.platform.sealer()?.open_recorded(&*scope.log, &mut chunk).await.map_err(chained);
-                    opened.with_context(|| stopped(next, delivered))?;
+                    opened.map_err(|why| stopped(next, delivered, why))?;
                 }
                 for event in &chunk {
                     if let Some((due, step)) = &mut pace {
                         *due = (*due).max(Instant::now().checked_sub(*step).unwrap_or(*due)) + *step;
                         sleep_until(*due).await;
                     }
-                    let taken = deliver(&mut sink, event, rows).await.with_context(|| stopped(event.position, delivered))?;
+                    let taken = deliver(&mut sink, event, rows).await;
+                    let taken = taken.map_err(|why| stopped(event.position, delivered, why))?;
                     if !taken {
                         return Ok(exit::FAILED);
                     }

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{append, commit, events, fresh_key, fresh_stream, head, keyed, read_all, request, to};
+use super::{append, commit, events, fresh_key, fresh_stream, head, keyed, read_all, request, sealed, to};
 use crate::{AppendOutcome, Checkpoint, Error, EventLog, FollowerAt, Import, Keep, KeptKey, WrappedKey};
 
 /// Fills `from`, moves it to `empty` in stretches and back into nothing but the same answers. The two may be of different kinds.
@@ -32,7 +32,7 @@ pub async fn a_log_moves_to_an_empty_one_as_it_was(from: &dyn EventLog, empty: &
     assert!(matches!(foreign, Err(Error::Conflict(_))), "{foreign:?}");
     empty.import(&last).await.expect("imported");
     same(from, empty).await;
-    let again = empty.create_subject_key(&erased, b"again").await;
+    let again = empty.append(&[sealed(empty, &erased, b"again")]).await;
     assert!(matches!(again, Err(Error::Rejected { .. })), "an erased subject stays erased");
 
     // The log goes on from there.
@@ -70,9 +70,9 @@ async fn fill(log: &dyn EventLog) -> String {
     for keep in [Keep::Forever, Keep::Forever, Keep::Days30] {
         commit(log, &keyed(log, &fresh_key(keep))).await;
     }
-    log.create_subject_key(&fresh("party"), b"\0wrapped").await.expect("created");
+    commit(log, &sealed(log, &fresh("party"), b"\0wrapped")).await;
     let erased = fresh("party");
-    log.create_subject_key(&erased, b"wrapped").await.expect("created");
+    commit(log, &sealed(log, &erased, b"wrapped")).await;
     log.destroy_subject_key(&erased).await.expect("destroyed");
     let moved = fresh("moved");
     let term = log.claim_follower(&moved).await.expect("claimed").expect("free");

@@ -106,9 +106,6 @@ impl SubjectKeys for FaultyLog {
     async fn subject_key(&self, subject: &str) -> Result<Option<Vec<u8>>> {
         self.inner.subject_key(subject).await
     }
-    async fn create_subject_key(&self, subject: &str, wrapped: &[u8]) -> Result<Vec<u8>> {
-        self.inner.create_subject_key(subject, wrapped).await
-    }
     async fn destroy_subject_key(&self, subject: &str) -> Result<()> {
         self.inner.destroy_subject_key(subject).await
     }

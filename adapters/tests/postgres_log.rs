@@ -350,8 +350,11 @@ async fn workers_write_the_reports_log_only_and_queries_reach_no_log() {
     let (units, reports) = (worker(Context::Units), worker(Context::Reports));
     commit(&reports, &request(vec![to(&fresh_stream(&reports), 0, events(1))])).await;
     assert_eq!(head(&units).await, 0, "it may read");
-    let answer = units.append(&[request(vec![to(&fresh_stream(&units), 0, events(1))])]).await;
-    assert!(matches!(answer, Err(Error::Rejected { .. })), "{answer:?}");
+    let refused = units.append(&[request(vec![to(&fresh_stream(&units), 0, events(1))])]).await.expect_err("refused");
+    assert!(matches!(refused, Error::Rejected { .. }), "{refused:?}");
+    let told = refused.chain();
+    assert!(told.contains("not allowed to casitas_worker"), "{told}");
+    assert_eq!(told.matches("permission denied").count(), 1, "{told}");
     for database in ["units_db", "reports_db"] {
         let refused = cluster.try_connect("casitas_query", database).await.expect_err("refused").to_string();
         assert!(refused.contains("permission denied"), "{refused}");

@@ -16,6 +16,8 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 pub const CALLERS: usize = 256;
+/// Fewer than the handler keeps states of.
+const WINDOW: usize = 16_000;
 /// So few that callers seldom meet at one property.
 const UNITS_A_PROPERTY: usize = 20;
 pub const CITIES: [&str; 12] = [
@@ -96,7 +98,8 @@ pub async fn change(handler: &Handler, ids: &[Uuid], commands: usize) -> Result<
     change_many(handler, ids, commands, 1).await
 }
 
-/// The same where each command changes so many units: a log grows faster so.
+/// The same where each command changes so many units: a log grows faster so. Units that are more than the handler keeps states of
+/// are changed window after window, each as often as it is its turn, so that not every change reads its unit's stream first.
 ///
 /// # Errors
 /// When a command is refused.
@@ -104,13 +107,16 @@ pub async fn change_many(handler: &Handler, ids: &[Uuid], commands: usize, units
     // Another area than any that was set before: a command that changes nothing appends nothing.
     static TURN: AtomicUsize = AtomicUsize::new(0);
     let (handler, ids) = (handler.clone(), Arc::new(ids.to_vec()));
+    let window = WINDOW.min(ids.len());
+    let visits = (commands * units).div_ceil(ids.len());
     all(commands, move |turn| {
         let (handler, ids) = (handler.clone(), ids.clone());
         async move {
             let steps = (turn * units..(turn + 1) * units).map(|at| {
                 let area = 1_000 + (TURN.fetch_add(1, Ordering::Relaxed) % 1_000_000) as u32 % 9_000;
                 let update = UnitCommand::UpdateUnit(UpdateUnit { area_m2: Some(area), ..UpdateUnit::default() });
-                step::<Unit>(ids[at % ids.len()].to_string(), update)
+                let begins = at / (window * visits) * window;
+                step::<Unit>(ids[(begins + at % window) % ids.len()].to_string(), update)
             });
             handler.execute(&issue(), &steps.collect::<Vec<_>>()).await.map(drop)
         }

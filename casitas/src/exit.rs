@@ -2,6 +2,8 @@
 
 pub const OK: u8 = 0;
 pub const FAILED: u8 = 1;
+/// What was said is not understood; clap's own refusals have it, too.
+pub const USAGE: u8 = 2;
 pub const PARTLY: u8 = 3;
 pub const NOT_FOUND: u8 = 4;
 pub const CONFLICT: u8 = 5;

@@ -163,7 +163,7 @@ impl Operator {
     fn logs(&self, context: Option<&str>) -> Result<Vec<Arc<dyn EventLog>>> {
         let contexts = match context {
             None => Context::ALL.to_vec(),
-            Some(name) => vec![Context::from_str(name).map_err(anyhow::Error::msg)?],
+            Some(name) => vec![Context::from_str(name).map_err(|error| misunderstood(error.to_string()))?],
         };
         contexts.into_iter().map(|context| self.platform.logs.get(context).cloned().map_err(chained)).collect()
     }
@@ -179,6 +179,15 @@ pub fn quoted(path: &Path) -> String {
     }
 }
 
+/// With the exit code that tells an outage from a failure.
 pub fn chained(error: ports::Error) -> anyhow::Error {
-    anyhow::anyhow!("{}", error.chain())
+    match error {
+        ports::Error::Unavailable { .. } => Refusal::new(crate::exit::DEPENDENCY_DOWN, error.chain()).into(),
+        error => anyhow::anyhow!("{}", error.chain()),
+    }
+}
+
+/// Of an argument that is not understood.
+pub fn misunderstood(message: impl Into<String>) -> anyhow::Error {
+    Refusal::new(crate::exit::USAGE, message).into()
 }

@@ -229,6 +229,10 @@ fn cell(value: &Value) -> String {
     }
 }
 
+/// Columns of prose. It is wrapped when it is long, or what stands behind it would be off the screen.
+const PROSE: [&str; 4] = ["detail", "why", "error", "reason"];
+const PROSE_WIDTH_MAX: u16 = 60;
+
 fn table(rows: &[Value]) -> String {
     let columns = columns(rows);
     if columns.is_empty() {
@@ -238,6 +242,11 @@ fn table(rows: &[Value]) -> String {
     table.load_style(NOTHING);
     table.set_header(titles(&columns));
     table.add_rows(rows.iter().map(|row| cells(&columns, row)));
+    for (column, name) in table.column_iter_mut().zip(&columns) {
+        if PROSE.contains(&name.as_str()) {
+            column.set_constraint(ColumnConstraint::UpperBoundary(Width::Fixed(PROSE_WIDTH_MAX + PADDING)));
+        }
+    }
     table.trim_fmt()
 }
 
@@ -381,6 +390,21 @@ mod tests {
         assert_eq!(lines[2].find("held"), lines[0].find("REASON"), "{text}");
         assert_eq!(lines[2].find("[\"a\"]"), lines[0].find("BESIDE"), "{text}");
         assert_eq!(lines.len(), 3);
+    }
+
+    #[test]
+    fn long_prose_is_wrapped_beside_what_stands_behind_it() {
+        let words = ["word"; 100].join(" ");
+        let next = "casitas parked show units unit:1, which is a long command, but the last in its row";
+        let text = table(&[json!({"check": "units", "detail": words, "next": next})]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0].find("NEXT"), lines[1].find(next), "{text}");
+        assert!(lines[0].find("NEXT").is_some_and(|column| column < 80), "{text}");
+        assert!(lines.len() > 8 && lines[2..].iter().all(|line| line.trim_end().len() < 80), "{text}");
+        assert_eq!(text.matches("word").count(), 100, "{text}");
+        // What fits has the width that it needs.
+        let text = table(&[json!({"check": "units", "detail": "fine", "next": next})]);
+        assert_eq!(text, format!(" CHECK  DETAIL  NEXT\n units  fine    {next}"));
     }
 
     #[test]

@@ -64,10 +64,33 @@ impl Error {
         let mut text = self.to_string();
         let mut source = StdError::source(self);
         while let Some(error) = source {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
+            let said = error.to_string();
+            // Some errors show their source's text in their own, as sqlx does.
+            if !text.contains(&said) {
+                text.push_str(": ");
+                text.push_str(&said);
+            }
             source = error.source();
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("error returned from database: {0}")]
+    struct Quoting(#[source] io::Error);
+
+    #[test]
+    fn what_a_source_says_again_is_told_once() {
+        let denied = Error::rejected("the units log", Quoting(io::Error::other("permission denied")));
+        assert_eq!(denied.chain(), "the units log refused the write: error returned from database: permission denied");
+        let away = Error::unavailable("Redis", io::Error::other("connection refused"));
+        assert_eq!(away.chain(), "Redis is unavailable: connection refused");
     }
 }

@@ -62,6 +62,31 @@ fn by_code(what: &str, call: Call, code: &str, error: sqlx::Error) -> Error {
     }
 }
 
+/// A right is missing. The server says which, and not who lacks it.
+#[derive(Debug, thiserror::Error)]
+#[error("not allowed to {role}")]
+struct NotAllowed {
+    role: String,
+    source: sqlx::Error,
+}
+
+/// The error with the role that was logged in as, where that lacks a right.
+pub(super) fn of_role(role: &str, error: Error) -> Error {
+    let lacks_right = |error: &sqlx::Error| {
+        error.as_database_error().is_some_and(|refused| refused.code().is_some_and(|code| code == "42501"))
+    };
+    match error {
+        Error::Rejected { what, source: Some(source) } => match source.downcast::<sqlx::Error>() {
+            Ok(refused) if lacks_right(&refused) => {
+                Error::rejected(what, NotAllowed { role: role.to_owned(), source: *refused })
+            }
+            Ok(refused) => Error::rejected(what, *refused),
+            Err(other) => Error::rejected(what, other),
+        },
+        error => error,
+    }
+}
+
 /// What postgres-es makes of driver errors on a load: everything it cannot name may be a lost connection.
 pub(super) fn map_load(what: &str, error: PersistenceError) -> Error {
     match error {

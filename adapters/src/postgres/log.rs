@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::append::{Judged, Whole, accepted, outcomes};
 use super::claims::Claims;
-use super::errors::{Call, DEADLINE, map_load, within};
+use super::errors::{Call, DEADLINE, map_load, of_role, within};
 use super::pool::{PostgresServer, TRUSTED_IDLE, acquire};
 use super::recorded::COLUMNS;
 use super::shelf::Shelf;
@@ -130,6 +130,7 @@ impl PostgresLog {
     ) -> Result<T> {
         let mut connection = acquire(&self.connected().pool, &self.what).await?;
         let answer = within(&self.what, call, work(&mut connection)).await;
+        let answer = answer.map_err(|error| of_role(self.server.user(), error));
         if matches!(answer, Err(Error::Unavailable { .. } | Error::UnknownOutcome { .. })) {
             connection.close_on_drop();
         }
@@ -187,7 +188,7 @@ impl EventLog for PostgresLog {
             return Ok(Vec::new());
         }
         let mut writer = self.writer().await?;
-        let answer = self.append_on(&mut writer, batch).await;
+        let answer = self.append_on(&mut writer, batch).await.map_err(|error| of_role(self.server.user(), error));
         // A connection that did not answer is closed, not used again.
         if !matches!(answer, Err(Error::Unavailable { .. } | Error::UnknownOutcome { .. })) {
             let mut writers = self.writers();

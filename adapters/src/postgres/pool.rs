@@ -72,6 +72,11 @@ impl PostgresServer {
         self
     }
 
+    /// The role that is logged in as.
+    pub(super) fn user(&self) -> &str {
+        &self.user
+    }
+
     pub(super) fn log_database(&self, context: Context) -> String {
         format!("{}{}", context.database(), self.suffix)
     }

@@ -11,7 +11,7 @@ use sqlx::{ConnectOptions, Connection};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-use super::errors::{Call, within};
+use super::errors::{Call, of_role, within};
 use super::pool::{ACQUIRE_TIMEOUT, TRUSTED_IDLE};
 
 /// A connection that nobody needed for so long is closed.
@@ -64,6 +64,7 @@ impl Shelf {
     ) -> Result<T> {
         let mut taken = self.take().await?;
         let answer = within(&self.0.what, call, work(&mut taken)).await;
+        let answer = answer.map_err(|error| of_role(self.0.options.get_username(), error));
         if !matches!(answer, Err(Error::Unavailable { .. } | Error::UnknownOutcome { .. })) {
             taken.give_back();
         }

@@ -15,7 +15,7 @@ use projector::Wish;
 use read_models::ReadModel;
 use serde_json::{Value, json};
 
-pub(super) use self::followers::BESIDE_LOGS;
+pub(super) use self::followers::{BESIDE_LOGS, MOVE_IN};
 use super::{Operator, Refusal, Rows, projections};
 use crate::exit;
 
@@ -113,7 +113,8 @@ impl Operator {
             }
             Ok(done) => {
                 let found = projections::told(model, &done.comparison);
-                Line::wrong(check, found, format!("casitas projections rebuild {name} --force"))
+                // Nothing is replaced by it: it is refused, and its answer says how to see the rows and how to take them.
+                Line::wrong(check, found, format!("casitas projections rebuild {name}"))
             }
             Err(error) => match error.downcast_ref::<Refusal>().map(|refusal| refusal.code) {
                 Some(exit::DEPENDENCY_DOWN) | None => Line::unknown(check, format!("{error:#}")),

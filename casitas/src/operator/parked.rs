@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 use clap::Subcommand;
 use domain::auth::OperatorAction;
 use domain::{AggregateKind, StreamId};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::{Operator, Refusal, Rows, chained, events, projections};
+use super::{Operator, Refusal, Rows, chained, events, misunderstood, projections};
 use crate::exit;
 
 /// Events of a parked stream that are counted or shown at most.
@@ -23,6 +23,9 @@ const WAITING_MAX: usize = 10_000;
 /// How long the projector may take to do what was asked for. It looks twice a second.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(100);
+
+const SKIPPED: &str = "that event is given up in this model, and those behind it are folded; it stays in the log: if its \
+    payload cannot be read, commands on the stream are refused as before, and casitas events verify goes on naming it";
 
 #[derive(Clone, Debug, Subcommand, Serialize, Deserialize)]
 pub enum Parked {
@@ -37,7 +40,7 @@ pub enum Parked {
     #[command(after_help = "Example:\n  casitas parked show units unit:0192d3c4-0000-7000-8000-000000000001")]
     Show {
         model: String,
-        /// As `parked list` shows it: KIND:ID.
+        /// As `casitas parked list` shows it: KIND:ID.
         stream: String,
     },
     /// Fold a parked stream again, in order, from the event on that could not be taken.
@@ -63,13 +66,18 @@ pub enum Parked {
     },
     /// Give up the one event that could not be taken, in this read model, and fold the stream's later events.
     ///
-    /// The event stays in the log. Rebuilds of this read model leave it out, too, until `parked retry --skipped`.
+    /// The event stays in the log. Rebuilds of this read model leave it out, too, until `casitas parked retry --skipped`.
     #[command(
-        after_help = "Example:\n  casitas parked skip units unit:0192d3c4-0000-7000-8000-000000000001 --reason 'typed by hand; its price is wrong for good'"
+        after_help = "Examples:\n  casitas parked skip units unit:0192d3c4-0000-7000-8000-000000000001 --reason 'typed by hand; its price is wrong for good'\n  casitas parked skip --all unit:0192d3c4-0000-7000-8000-000000000001 --reason 'typed by hand'"
     )]
     Skip {
-        model: String,
-        stream: String,
+        #[arg(required_unless_present = "all")]
+        model: Option<String>,
+        #[arg(required_unless_present = "all")]
+        stream: Option<String>,
+        /// In every read model that has this stream parked; each skip is recorded by itself.
+        #[arg(long, value_name = "STREAM", conflicts_with_all = ["model", "stream"])]
+        all: Option<String>,
         /// Kept in the record of what operators did.
         #[arg(long)]
         reason: String,
@@ -117,14 +125,16 @@ impl Operator {
                 };
                 self.ask(found, &Wish { ask: Ask::Retry, reason }, rows).await
             }
-            Parked::Skip { model, stream, reason } => {
+            Parked::Skip { model, stream, all, reason } => {
                 if reason.trim().is_empty() {
-                    bail!("--reason must say why the event is given up");
+                    return Err(misunderstood("--reason must say why the event is given up"));
                 }
-                match self.one_parked(&model, &stream).await? {
-                    Some(found) => self.ask(vec![found], &Wish { ask: Ask::Skip, reason: Some(reason) }, rows).await,
-                    None => Err(not_parked(&model, &stream)),
+                let Some(stream) = all.or(stream) else { return Err(misunderstood("which stream is it?")) };
+                let found = self.parked_at(model.as_deref(), &stream).await?;
+                if found.is_empty() {
+                    return Err(not_parked(model.as_deref().unwrap_or("any read model"), &stream));
                 }
+                self.ask(found, &Wish { ask: Ask::Skip, reason: Some(reason) }, rows).await
             }
         }
     }
@@ -147,8 +157,15 @@ impl Operator {
     }
 
     async fn one_parked(&self, model: &str, stream: &str) -> Result<Option<Found>> {
+        Ok(self.parked_at(Some(model), stream).await?.pop())
+    }
+
+    /// A stream as it is parked in one model or in any.
+    async fn parked_at(&self, model: Option<&str>, stream: &str) -> Result<Vec<Found>> {
         let stream = stream_of(stream)?;
-        Ok(self.all_parked(Some(model)).await?.into_iter().find(|found| found.parked.stream == stream))
+        let mut found = self.all_parked(model).await?;
+        found.retain(|found| found.parked.stream == stream);
+        Ok(found)
     }
 
     fn log_of(&self, found: &Found) -> Result<&Arc<dyn EventLog>> {
@@ -180,7 +197,13 @@ impl Operator {
     async fn show_parked(&self, found: &Found, rows: &Rows) -> Result<u8> {
         let waiting = self.waiting(found).await?;
         let mut row = self.parked_row(found).await?;
+        let (name, stream) = (found.model.spec().name, &found.parked.stream);
+        let next = format!(
+            "casitas parked retry {name} {stream}, with a build that can take the event; or give it up: \
+             casitas parked skip {name} {stream} --reason WHY"
+        );
         if let Some(fields) = row.as_object_mut() {
+            fields.insert("next".into(), json!(next));
             fields.insert("generation".into(), json!(found.generation));
             fields.insert("sequence".into(), json!(found.parked.sequence));
             fields.insert("event".into(), waiting.first().map(events::whole).transpose()?.unwrap_or_default());
@@ -208,7 +231,7 @@ impl Operator {
                     healed += 1;
                     match wish.ask {
                         Ask::Retry => ("healed", Value::Null),
-                        Ask::Skip => ("skipped", json!("that event is given up in this model; those behind it are folded")),
+                        Ask::Skip => ("skipped", json!(SKIPPED)),
                     }
                 }
                 Outcome::Parked(now) => {
@@ -339,9 +362,10 @@ enum Outcome {
 }
 
 fn stream_of(text: &str) -> Result<StreamId> {
-    let (kind, id) =
-        text.split_once(':').with_context(|| format!("{text:?} is no stream: write KIND:ID, e.g. unit:0192…"))?;
-    Ok(StreamId::new(AggregateKind::from_str(kind).map_err(anyhow::Error::msg)?, id))
+    let Some((kind, id)) = text.split_once(':') else {
+        return Err(misunderstood(format!("{text:?} is no stream: write KIND:ID, e.g. unit:0192…")));
+    };
+    Ok(StreamId::new(AggregateKind::from_str(kind).map_err(|error| misunderstood(error.to_string()))?, id))
 }
 
 fn not_parked(model: &str, stream: &str) -> anyhow::Error {

@@ -60,7 +60,7 @@ pub enum Projections {
         #[arg(long)]
         force: bool,
     },
-    /// Stop folding a read model until `resume`; readers keep what there is.
+    /// Stop folding a read model until `casitas projections resume`; readers keep what there is.
     #[command(after_help = "Example: casitas projections pause available_units")]
     Pause { name: String },
     /// Let a paused read model be folded on.
@@ -142,7 +142,8 @@ impl Operator {
 
     async fn switch(&self, model: &'static dyn ReadModel, force: bool, rows: &Rows) -> Result<u8> {
         let (head, comparison) = self.rebuilder()?.switch(model, force).await.map_err(refusal)?;
-        rows.send(rebuild::result_row(model, if head.is_some() { "switched" } else { "refused" }, &comparison)).await?;
+        let result = if head.is_some() { rebuild::SWITCHED } else { "refused" };
+        rows.send(rebuild::result_row(model, result, &comparison)).await?;
         if head.is_none() {
             return Err(rebuild::differs_from_live(model, &comparison).into());
         }

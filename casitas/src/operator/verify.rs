@@ -121,7 +121,11 @@ impl Operator {
                 match readable(event, &**log, sealer).await {
                     Ok(()) => {}
                     Err(Error::Corrupt(why)) => {
-                        let next = format!("casitas events show {context}:{}", event.position);
+                        let next = format!(
+                            "casitas events show {context}:{}; unless a `chain` row names it, too, it was written so: restore \
+                             nothing, run a build that reads it",
+                            event.position
+                        );
                         found.add("unreadable", Some(event.position), why, next);
                     }
                     Err(error) => return Err(chained(error)),

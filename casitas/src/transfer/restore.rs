@@ -39,7 +39,8 @@ pub struct RestoreArgs {
 pub async fn restore(settings: &Settings, args: &RestoreArgs, printer: &mut Printer) -> Result<u8> {
     ensure!(
         !settings.is_distributed(),
-        "restore makes an embedded folder: for a distributed system, restore one elsewhere, then `events export` and `events import`"
+        "restore makes an embedded folder: for a distributed system, restore one elsewhere, then `casitas events export` and \
+         `casitas events import`"
     );
     let src = &args.src;
     let manifest = fs::read_to_string(src.join(MANIFEST))

@@ -93,10 +93,11 @@ impl Files {
             return Ok(None);
         }
         if !stdout && part.exists() && !export.resume {
-            eprintln!(
-                "error: {} is left of an export that was cut off: --resume goes on with it; remove it to begin anew",
-                part.display()
-            );
+            let next = match native {
+                true => "--resume goes on with it; remove it to begin anew",
+                false => "one of CloudEvents begins anew: remove it",
+            };
+            eprintln!("error: {} is left of an export that was cut off: {next}", part.display());
             return Ok(None);
         }
         let subjects = match &keys {

@@ -289,10 +289,10 @@ impl Rebuilder {
     async fn between(&self, model: &dyn ReadModel, after: Position, to: Position) -> Result<Vec<Recorded>> {
         let spec = model.spec();
         if to - after > APART_MAX {
+            let (name, apart) = (spec.name, to - after);
             return Err(RebuildError::Apart(format!(
-                "the live generation of {} and the other one are {} events apart: start the projector, or rebuild with --force",
-                spec.name,
-                to - after
+                "the live generation of {name} and the other one are {apart} events apart: start the projector, or take the \
+                 other one unseen with `casitas projections rebuild {name} --force`"
             )));
         }
         let log = self.logs.get(spec.context)?;

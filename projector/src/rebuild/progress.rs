@@ -29,7 +29,7 @@ pub struct Seen {
     pub events: u64,
     /// Rows loaded.
     pub rows: u64,
-    /// How often the log was begun: more than once when not all rows have room in memory.
+    /// How often the log was begun, by the part that did so most often: more than once when not all rows have room in memory.
     pub passes: u64,
 }
 
@@ -39,8 +39,14 @@ pub struct Progress(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     seen: Seen,
-    /// Positions passed, a part each.
-    parts: Vec<Position>,
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Part {
+    /// The last position passed.
+    at: Position,
+    passes: u64,
 }
 
 impl Progress {
@@ -50,7 +56,7 @@ impl Progress {
 
     pub(super) fn begin(&self, model: &'static str, generation: u64, to: Position, parts: usize) {
         let mut state = self.state();
-        state.parts = vec![0; parts.max(1)];
+        state.parts = vec![Part::default(); parts.max(1)];
         state.seen = Seen { model, generation, total: to, ..Seen::default() };
     }
 
@@ -60,14 +66,13 @@ impl Progress {
 
     pub(super) fn at(&self, part: u32, position: Position, events: usize) {
         let mut state = self.state();
-        if position == 0 {
-            state.seen.passes += 1;
+        if let Some(part) = state.parts.get_mut(part as usize) {
+            part.at = position;
+            part.passes += u64::from(position == 0);
         }
-        if let Some(at) = state.parts.get_mut(part as usize) {
-            *at = position;
-        }
+        state.seen.passes = state.parts.iter().map(|part| part.passes).max().unwrap_or(0);
         state.seen.events += events as u64;
-        state.seen.done = state.parts.iter().sum::<u64>() / state.parts.len().max(1) as u64;
+        state.seen.done = state.parts.iter().map(|part| part.at).sum::<u64>() / state.parts.len().max(1) as u64;
     }
 
     /// Of one part that goes on behind what was replayed.

@@ -102,7 +102,7 @@ async fn parts_and_passes_in_little_memory_give_the_same_rows() {
         let done = rebuilder.rebuild(&Reports, wish, &progress, &CancellationToken::new()).await.expect("tried");
         assert!(done.comparison.is_equal() && done.comparison.rows == 300, "{done:?}");
         assert_eq!((done.events, progress.seen().rows), (300, 300), "each event is folded once into what is stored");
-        assert_eq!(progress.seen().passes > u64::from(parallel), held_bytes < usize::MAX, "{:?}", progress.seen());
+        assert_eq!(progress.seen().passes > 1, held_bytes < usize::MAX, "{:?}", progress.seen());
         digests.push(done.comparison.digest);
     }
     digests.dedup();

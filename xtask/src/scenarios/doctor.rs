@@ -142,6 +142,8 @@ fn drift_is_found(system: &System, unit: &str, version: &Value) -> Result<u64> {
 
     let refused = told(system, &["projections", "rebuild", MODEL])?;
     ensure!(one_differs(&refused, "refused"), "the rebuild: {refused:?}");
+    let verbs = ["diff", "switch", "rebuild", "abort"].map(|verb| format!("`casitas projections {verb} {MODEL}"));
+    ensure!(verbs.iter().all(|verb| refused.said.contains(verb)), "what can be done now: {refused:?}");
     let after = standings(system)?;
     ensure!(of(&after, "live") == of(&before, "live"), "the rebuild made {after:?} of {before:?}");
     let ready = of(&after, "ready").with_context(|| format!("no fresh fold is left: {after:?}"))?;
@@ -157,7 +159,7 @@ fn drift_is_found(system: &System, unit: &str, version: &Value) -> Result<u64> {
     let [line] = &ill[..] else { bail!("not one thing is wrong: {doctor:?}") };
     let counts = line["detail"].as_str().is_some_and(|detail| detail.contains("1 differ"));
     ensure!(line["check"] == format!("rows of {MODEL}") && line["state"] == "wrong" && counts, "{line}");
-    let next = format!("casitas projections rebuild {MODEL} --force");
+    let next = format!("casitas projections rebuild {MODEL}");
     ensure!(doctor.exit == WRONG && line["next"] == next, "exit {}: {line}", doctor.exit);
     Ok(ready)
 }
@@ -167,6 +169,9 @@ fn drift_is_replaced(system: &System, fresh_fold: u64, is_right: impl FnMut() ->
     let forced = told(system, &["projections", "rebuild", MODEL, "--force"])?;
     let switched = forced.rows.len() == 1 && forced.rows[0]["result"] == "switched";
     ensure!(forced.exit == FINE && switched, "the rebuild by force: {forced:?}");
+    let drop_old = format!("casitas projections drop {MODEL}");
+    let next = forced.rows[0]["next"].as_str();
+    ensure!(next.is_some_and(|next| next.starts_with(&drop_old)), "what becomes of the old rows: {forced:?}");
     let live = of(&standings(system)?, "live");
     ensure!(live == Some(fresh_fold), "live is {live:?}, not the fold that was ready: {fresh_fold}");
     wait_until("the unit as the log has it", SETTLES_WITHIN, is_right)?;

@@ -15,6 +15,8 @@ use super::world::{self, SETTLES_WITHIN, fresh};
 use crate::net::wait_until;
 use crate::process::find_program;
 
+const MOVE_IN: &str = "policy:move-in";
+
 pub const FINE: i32 = 0;
 pub const WRONG: i32 = 6;
 
@@ -178,6 +180,8 @@ pub fn poison(system: &mut System) -> Result<String> {
         shown[0]["event"]["data"] == json!({"UnitUnlisted": 7}) && shown[0]["behind"][0]["type"] == "UnitListed",
         "{shown:?}"
     );
+    let retry = format!("casitas parked retry units {stream}");
+    ensure!(shown[0]["next"].as_str().is_some_and(|next| next.starts_with(&retry)), "{shown:?}");
 
     // Everything else is current.
     let price = json!({"price": world::money(88_800), "effective_on": day(0)});
@@ -213,15 +217,16 @@ pub fn poison(system: &mut System) -> Result<String> {
     .with_context(|| format!("before {before}, after {after}"))?;
     recorded(system, "ParkedStreamRetried", parked.len() + 1)?;
 
-    // Once more, and given up: what waits behind it is folded.
+    // Once more, and given up, in one model and then in all others: what waits behind it is folded.
     inject(system, "units", "unit", &sick, "UnitUnlisted", &json!({"UnitUnlisted": 8}))?;
     found(system, "parked streams", &stream)?;
     system.caught_up()?;
-    for row in system.rows(&["parked", "list"])? {
-        let model = row["model"].as_str().unwrap_or_default();
-        let (exit, text) = status(system, &["parked", "skip", model, &stream, "--reason", "typed by hand"])?;
-        ensure!(exit == 0 && text.contains("skipped"), "exit {exit}: {text}");
-    }
+    let (exit, text) = status(system, &["parked", "skip", "units", &stream, "--reason", "typed by hand"])?;
+    ensure!(exit == 0 && text.contains("skipped"), "exit {exit}: {text}");
+    let others = system.rows(&["parked", "list"])?.len();
+    let all = told(system, &["parked", "skip", "--all", &stream, "--reason", "typed by hand"])?;
+    let skipped = all.rows.len() == others && all.rows.iter().all(|row| row["state"] == "skipped");
+    ensure!(all.exit == FINE && others > 0 && skipped, "{others} models: {all:?}");
     recorded(system, "ParkedEventSkipped", parked.len())?;
     healthy(system)?;
     left_out(system, &models)?;
@@ -295,6 +300,7 @@ fn recorded(system: &System, event_type: &str, least: usize) -> Result<()> {
     let rows = system.rows(&["events", "list", "--context", "auth", "--type", event_type, "--limit", "100"])?;
     ensure!(rows.len() >= least, "{} of {least} {event_type} were recorded: {rows:?}", rows.len());
     let last = rows.last().context("none")?;
+    ensure!(last["what"].as_str().is_some_and(|what| what.contains("position")), "what it was done to: {last}");
     let id = last["event_id"].as_str().context("no id")?;
     let shown = system.rows(&["events", "show", id])?;
     let data = &shown[0]["data"][event_type];
@@ -347,7 +353,7 @@ pub fn faults(system: &mut System, _: Size) -> Result<String> {
 
 fn stopped_projector(system: &mut System) -> Result<()> {
     system.stack()?.role("projector")?.stop()?;
-    let line = found(system, "units", "nobody leads it")?;
+    let line = found(system, "followers", "no projector runs")?;
     ensure!(line["next"] == "casitas projector", "{line}");
     system.stack()?.role("projector")?.start()?;
     healthy(system)
@@ -431,7 +437,15 @@ fn stuck_process(system: &mut System, admin: &Http) -> Result<()> {
     system.stack()?.postgres.sql("finances_db", revoke)?;
     admin.done(&format!("/leases/{lease}/signatures"), &world::sign_body(&tenant, &sha256))?;
     let line = found(system, "move-in processes", &lease)?;
-    ensure!(line["detail"].as_str().is_some_and(|text| text.contains("open_ledger")), "{line}");
+    // The step, and who is refused what.
+    let words = ["open_ledger", "casitas_projector", "permission denied"];
+    let says_all = |told: &Value| told.as_str().is_some_and(|text| words.iter().all(|word| text.contains(word)));
+    ensure!(says_all(&line["detail"]), "{line}");
+    let policy = found(system, MOVE_IN, &lease)?;
+    ensure!(says_all(&policy["detail"]), "{policy}");
+    let listed = system.rows(&["projections", "list"])?;
+    let row = listed.iter().find(|row| row["name"] == MOVE_IN).with_context(|| format!("no {MOVE_IN}: {listed:?}"))?;
+    ensure!(row["state"] == "stalled" && says_all(&row["reason"]), "{row}");
     let grant = "GRANT EXECUTE ON FUNCTION casitas_accept, casitas_append TO casitas_projector";
     system.stack()?.postgres.sql("finances_db", grant)?;
     healthy(system)

@@ -10,26 +10,44 @@ use super::{Line, age};
 
 /// A follower that has not taken an event of this age is behind.
 const BEHIND_SECONDS: i64 = 10;
+pub(in crate::operator) const MOVE_IN: &str = "policy:move-in";
 /// Followers whose checkpoint lies beside their log.
 pub(in crate::operator) const BESIDE_LOGS: [(&str, Context); 2] =
-    [("policy:move-in", Context::Legal), ("dispatcher:reports", Context::Reports)];
+    [(MOVE_IN, Context::Legal), ("dispatcher:reports", Context::Reports)];
+
+/// Whether some process leads a follower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Led {
+    Yes,
+    No,
+    /// Nor is any other: one line tells of all.
+    NoneIs,
+}
 
 impl Operator {
     pub(super) async fn followers(&self) -> Result<Vec<Line>> {
         self.prepare().await?;
         let heads = self.platform.views.heads().await.map_err(chained)?;
         let statuses = self.board.as_ref().map(Board::snapshot);
-        let names: Vec<&str> = read_models::all().into_iter().map(|model| model.spec().name).collect();
-        let led = match &self.platform.diagnosis {
-            None => None,
-            Some(diagnosis) => Some(diagnosis.led(None, &names).await.map_err(chained)?),
-        };
+        let led = self.led().await?;
         let paused = match &self.platform.generations {
             None => Vec::new(),
             Some(generations) => generations.paused().await.map_err(chained)?,
         };
+        let models = read_models::all();
         let mut lines = vec![];
-        for model in read_models::all() {
+        if led.as_ref().is_some_and(Vec::is_empty) {
+            let all = models.len() + BESIDE_LOGS.len();
+            let detail = format!("nobody leads {all} of {all}: no projector runs");
+            lines.push(Line::wrong("followers", detail, self.start_projector()));
+        }
+        let is_led = |name: &str| match &led {
+            None => Led::Yes,
+            Some(led) if led.is_empty() => Led::NoneIs,
+            Some(led) if led.iter().any(|led| led == name) => Led::Yes,
+            Some(_) => Led::No,
+        };
+        for model in models {
             let spec = model.spec();
             let Some(head) = heads.iter().find(|head| head.model == spec.name) else {
                 lines.push(Line::wrong(spec.name, "has no rows yet: no projector has prepared it", self.start_projector()));
@@ -40,32 +58,39 @@ impl Operator {
                 lines.push(Line::wrong(spec.name, detail, format!("casitas projections resume {}", spec.name)));
                 continue;
             }
-            let is_led = led.as_ref().is_none_or(|led| led.iter().any(|name| name == spec.name));
             let status = statuses.as_ref().and_then(|all| all.iter().find(|status| status.name == spec.name));
-            lines.push(self.follower(spec.name, spec.context, &head.checkpoint, is_led, status).await?);
+            lines.extend(self.follower(spec.name, spec.context, &head.checkpoint, is_led(spec.name), status).await?);
         }
         for (name, context) in BESIDE_LOGS {
             let log = self.platform.logs.get(context).map_err(chained)?;
             let checkpoint = log.follower_checkpoint(name).await.map_err(chained)?;
             let start = Checkpoint { incarnation: uuid::Uuid::nil(), position: 0, event_id: None };
-            let is_led = match &self.platform.diagnosis {
-                None => true,
-                Some(diagnosis) => !diagnosis.led(Some(context), &[name]).await.map_err(chained)?.is_empty(),
-            };
             let status = statuses.as_ref().and_then(|all| all.iter().find(|status| status.name == name));
-            lines.push(self.follower(name, context, &checkpoint.unwrap_or(start), is_led, status).await?);
+            lines.extend(self.follower(name, context, &checkpoint.unwrap_or(start), is_led(name), status).await?);
         }
         Ok(lines)
     }
 
+    /// Those that some process leads; `None` where nobody can be asked: embedded, who has the folder leads all.
+    async fn led(&self) -> Result<Option<Vec<String>>> {
+        let Some(diagnosis) = &self.platform.diagnosis else { return Ok(None) };
+        let names: Vec<&str> = read_models::all().into_iter().map(|model| model.spec().name).collect();
+        let mut led = diagnosis.led(None, &names).await.map_err(chained)?;
+        for (name, context) in BESIDE_LOGS {
+            led.extend(diagnosis.led(Some(context), &[name]).await.map_err(chained)?);
+        }
+        Ok(Some(led))
+    }
+
+    /// Nothing where all that is wrong is that nobody leads any.
     async fn follower(
         &self,
         name: &str,
         context: Context,
         checkpoint: &Checkpoint,
-        is_led: bool,
+        led: Led,
         status: Option<&FollowerStatus>,
-    ) -> Result<Line> {
+    ) -> Result<Option<Line>> {
         let log = self.platform.logs.get(context).map_err(chained)?;
         let head = log.head().await.map_err(chained)?;
         let position = checkpoint.position;
@@ -80,7 +105,7 @@ impl Operator {
                 // Its checkpoint was restored with another log, or the log without it.
                 false => format!("casitas events verify; then restore the {context} log that it followed"),
             };
-            return Ok(Line::wrong(name, detail, next));
+            return Ok(Some(Line::wrong(name, detail, next)));
         }
         if let Some(State::Stalled { reason, since }) = status.map(|status| &status.state) {
             let detail = format!("stands still since {since}: {reason}");
@@ -89,26 +114,38 @@ impl Operator {
             } else {
                 "casitas doctor --quick; put right what the reason names: it goes on by itself"
             };
-            return Ok(Line::wrong(name, detail, next));
+            return Ok(Some(Line::wrong(name, detail, next)));
+        }
+        if led == Led::NoneIs {
+            return Ok(None);
         }
         let lag = head.position - position;
         let oldest = self.oldest(context, position).await?;
         let late = oldest.as_ref().is_some_and(|(_, seconds)| *seconds >= BEHIND_SECONDS);
         let behind = match &oldest {
+            Some((age, _)) if lag == 1 => format!("1 event behind, {age} old"),
             Some((age, _)) => format!("{lag} events behind, the oldest {age} old"),
             None => format!("at the head, {position}"),
         };
         // A folder at rest has nobody to follow it, and nobody to read what is not folded.
         let at_rest = !self.platform.distributed && self.board.is_none();
-        Ok(match (is_led, late) {
-            (true, true) if !at_rest => Line::wrong(
-                name,
-                behind,
-                "casitas projections list, twice: if its position does not move, restart the projector",
-            ),
-            (false, _) => Line::wrong(name, format!("nobody leads it; {behind}"), self.start_projector()),
-            (true, _) => Line::fine(name, behind),
-        })
+        Ok(Some(match led {
+            Led::No | Led::NoneIs => Line::wrong(name, format!("nobody leads it; {behind}"), self.start_projector()),
+            Led::Yes if late && !at_rest => self.lagging(name, behind).await?,
+            Led::Yes => Line::fine(name, behind),
+        }))
+    }
+
+    /// A follower that is led, and behind all the same.
+    async fn lagging(&self, name: &str, behind: String) -> Result<Line> {
+        // The policy stands before the first step whose outcome it cannot learn.
+        if name == MOVE_IN
+            && let Some(stuck) = self.stuck_processes().await?.into_iter().next()
+        {
+            return Ok(Line::wrong(name, format!("{behind}; {}", stuck.told()), stuck.next()));
+        }
+        let next = "casitas projections list, twice: if its position does not move, restart the projector";
+        Ok(Line::wrong(name, behind, next))
     }
 
     /// Whether another event stands in the log where the checkpoint was made: the log was put back and has grown past it.

@@ -27,11 +27,10 @@ impl Operator {
             return Ok(vec![Line::unknown(check, "set CASITAS_RABBITMQ to the broker's host:port")]);
         };
         let letters = letters.list(NAMED_MAX).await.map_err(chained)?;
-        Ok(match letters.len() {
-            0 => vec![Line::fine(check, "none")],
-            count => {
-                let more = if count == NAMED_MAX { " at least" } else { "" };
-                let detail = format!("{count} messages{more} were given up");
+        Ok(match letters.is_empty() {
+            true => vec![Line::fine(check, "none")],
+            false => {
+                let detail = many(&letters, "message was given up", "messages were given up");
                 vec![Line::wrong(check, detail, "casitas jobs dead-letters")]
             }
         })
@@ -67,7 +66,8 @@ impl Operator {
             return Ok(vec![Line::fine(check, "none waits for long")]);
         };
         let (report, since) = (oldest.report_id, age(oldest.requested_at, now));
-        let detail = format!("{} were asked for and not begun, the oldest is {report}, {since} ago", many(&late));
+        let count = many(&late, "was asked for and not begun", "were asked for and not begun");
+        let detail = format!("{count}, the oldest is {report}, {since} ago");
         let worker = if self.platform.distributed { "casitas report-worker" } else { "casitas serve" };
         let next = format!(
             "casitas jobs list --state queued --older-than 5m; {worker} must run, and reach the queue and the folder of artifacts"
@@ -76,32 +76,23 @@ impl Operator {
     }
 
     pub(super) async fn processes(&self) -> Result<Vec<Line>> {
+        let check = "move-in processes";
+        let stuck = self.stuck_processes().await?;
+        if stuck.is_empty() {
+            return Ok(vec![Line::fine(check, "none is stuck")]);
+        }
+        let line = |stuck: &StuckProcess| Line::wrong(check, format!("that of {}", stuck.told()), stuck.next());
+        Ok(stuck.iter().map(line).collect())
+    }
+
+    /// Those that are stuck for longest first.
+    pub(in crate::operator) async fn stuck_processes(&self) -> Result<Vec<StuckProcess>> {
         let mut snapshot = self.read().await?;
         let page = PageRequest { limit: NAMED_MAX, after: None };
-        let stuck = processes::processes(&mut *snapshot, Some(true), &page).await.map_err(chained)?.value.data;
+        let mut stuck = processes::processes(&mut *snapshot, Some(true), &page).await.map_err(chained)?.value.data;
+        stuck.sort_by_key(|process| process.stuck.as_ref().map(|stuck| stuck.since));
         let now = self.platform.clock.now();
-        if stuck.is_empty() {
-            return Ok(vec![Line::fine("move-in processes", "none is stuck")]);
-        }
-        let line = |process: processes::ProcessOut| {
-            let stuck = process.stuck.as_ref();
-            let detail = stuck.map(|stuck| {
-                let (step, attempts) = (stuck.at.step.as_str(), stuck.at.attempts);
-                format!(
-                    "is stuck at {step} for {} ({attempts} attempts and more since): {}",
-                    age(stuck.since, now),
-                    stuck.at.reason
-                )
-            });
-            let lease = process.lease_id;
-            let detail = format!("that of lease {lease} {}", detail.unwrap_or_default());
-            // The step is tried again by itself, once a second.
-            let next = format!(
-                "put right what the reason names; then casitas events list --context legal --stream lease_process:{lease}"
-            );
-            Line::wrong("move-in processes", detail, next)
-        };
-        Ok(stuck.into_iter().map(line).collect())
+        Ok(stuck.into_iter().map(|process| StuckProcess { process, now }).collect())
     }
 
     /// Holds that ran out and leases that began, and nobody has recorded it.
@@ -116,12 +107,8 @@ impl Operator {
         };
         let mut lines = vec![];
         if let Some(hold) = holds.first() {
-            let detail = format!(
-                "{} holds ran out and did not expire, the oldest is {} for {}",
-                many(&holds),
-                hold.hold_id,
-                self.late(hold.due_at)
-            );
+            let count = many(&holds, "hold ran out and did not expire", "holds ran out and did not expire");
+            let detail = format!("{count}, the oldest is {} for {}", hold.hold_id, self.late(hold.due_at));
             lines.push(Line::wrong("timers", detail, next));
         }
         let mut snapshot = self.read().await?;
@@ -135,7 +122,8 @@ impl Operator {
         }
         if let Some(start) = late.first() {
             let (lease, since) = (start.lease_id, self.late(start.due_at));
-            let detail = format!("{} leases began and were not activated, the oldest is {lease} for {since}", many(&late));
+            let count = many(&late, "lease began and was not activated", "leases began and were not activated");
+            let detail = format!("{count}, the oldest is {lease} for {since}");
             lines.push(Line::wrong("timers", detail, next));
         }
         if lines.is_empty() {
@@ -164,7 +152,47 @@ impl Operator {
     }
 }
 
-fn many<T>(found: &[T]) -> String {
-    let count = found.len();
-    if count == NAMED_MAX { format!("at least {count}") } else { count.to_string() }
+/// A move-in process with a step whose outcome cannot be learned.
+pub(in crate::operator) struct StuckProcess {
+    process: processes::ProcessOut,
+    now: Timestamp,
+}
+
+impl StuckProcess {
+    /// Since when it is stuck, where and why.
+    pub(in crate::operator) fn told(&self) -> String {
+        let stuck = self.process.stuck.as_ref().map(|stuck| {
+            let (step, attempts) = (stuck.at.step.as_str(), stuck.at.attempts);
+            let since = age(stuck.since, self.now);
+            format!("is stuck at {step} for {since} ({attempts} attempts and more since): {}", stuck.at.reason)
+        });
+        format!("lease {} {}", self.process.lease_id, stuck.unwrap_or_default())
+    }
+
+    pub(super) fn next(&self) -> String {
+        // The step is tried again by itself, once a second.
+        let lease = self.process.lease_id;
+        format!("put right what the reason names; then casitas events list --context legal --stream lease_process:{lease}")
+    }
+}
+
+/// How many, with what is said of one and of more.
+fn many<T>(found: &[T], one: &str, more: &str) -> String {
+    match found.len() {
+        1 => format!("1 {one}"),
+        NAMED_MAX => format!("at least {NAMED_MAX} {more}"),
+        count => format!("{count} {more}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_told_as_one_and_as_many_as_are_named_as_at_least_those() {
+        let told = |count| many(&vec![(); count], "hold ran out", "holds ran out");
+        assert_eq!([told(1), told(2)], ["1 hold ran out", "2 holds ran out"]);
+        assert_eq!(told(NAMED_MAX), "at least 20 holds ran out");
+    }
 }

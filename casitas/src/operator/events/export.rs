@@ -39,7 +39,7 @@ the three apart.
 Uploaded documents and finished reports are not part of it: copy the artifacts folder beside it. Neither are the idempotency keys of \
 HTTP callers, which live for 30 days, nor views, which are made again from the logs.
 
-FILE is written as FILE.part and named at the end. What was cut off goes on with --resume.",
+FILE is written as FILE.part and named at the end. What was cut off goes on with --resume, but for CloudEvents: that begins anew.",
     after_help = "Examples:
   casitas events export history.ndjson.zst --zstd
   casitas events export - --without-keys | sha256sum

@@ -3,13 +3,13 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::Result;
 use domain::{AggregateKind, Context, Date, StreamId, Timestamp};
 use ports::{EventLog, EventQuery, Position, position_before};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::operator::{Operator, chained};
+use crate::operator::{Operator, chained, misunderstood};
 
 #[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
 pub struct EventFilter {
@@ -70,12 +70,12 @@ impl Operator {
     /// One scope a log.
     pub(super) async fn scopes(&self, filter: &EventFilter) -> Result<Vec<Scope>> {
         if filter.context.is_none() && (filter.after_position.is_some() || filter.until_position.is_some()) {
-            bail!("positions need --context: each context counts its own");
+            return Err(misunderstood("positions need --context: each context counts its own"));
         }
         let stream = filter.stream.as_deref().map(stream_id).transpose()?;
         let context = match (&filter.context, &stream) {
             (Some(name), Some(stream)) if *name != stream.context().as_str() => {
-                bail!("{stream} belongs to the {} log, not to {name}", stream.context())
+                return Err(misunderstood(format!("{stream} belongs to the {} log, not to {name}", stream.context())));
             }
             (Some(name), _) => Some(name.as_str()),
             (None, Some(stream)) => Some(stream.context().as_str()),
@@ -112,9 +112,10 @@ impl Operator {
 /// `unit:0192…`
 pub fn stream_id(text: &str) -> Result<StreamId> {
     let Some((kind, id)) = text.split_once(':') else {
-        bail!("{text:?} is no stream: write KIND:ID, e.g. unit:0192…; kinds are {}", kinds())
+        let message = format!("{text:?} is no stream: write KIND:ID, e.g. unit:0192…; kinds are {}", kinds());
+        return Err(misunderstood(message));
     };
-    let kind = AggregateKind::from_str(kind).map_err(|error| anyhow::anyhow!("{error}: one of {}", kinds()))?;
+    let kind = AggregateKind::from_str(kind).map_err(|error| misunderstood(format!("{error}: one of {}", kinds())))?;
     Ok(StreamId::new(kind, id))
 }
 
@@ -129,8 +130,9 @@ pub fn instant(what: &str, text: &str) -> Result<Timestamp> {
     {
         return Ok(Timestamp::from_str(&format!("{day}T00:00:00Z"))?);
     }
-    Timestamp::from_str(text).with_context(|| {
-        format!("{what} is an instant or a day, e.g. 2026-11-01T00:00:00Z or 2026-11-01; {text:?} is neither")
+    Timestamp::from_str(text).map_err(|_| {
+        let example = "e.g. 2026-11-01T00:00:00Z or 2026-11-01";
+        misunderstood(format!("{what} is an instant or a day, {example}; {text:?} is neither"))
     })
 }
 

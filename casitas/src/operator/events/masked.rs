@@ -17,7 +17,7 @@ pub struct Reveal {
     pub reason: Option<String>,
 }
 
-/// Without the data; of what operators did, who and why belong to it.
+/// Without the data; of what operators did, who, why and what it was done to belong to it.
 pub fn summary(event: &Recorded) -> Value {
     let mut summary = json!({
         "context": event.stream.context().as_str(),
@@ -36,6 +36,12 @@ pub fn summary(event: &Recorded) -> Value {
     {
         summary["by"] = fact["by"].clone();
         summary["reason"] = fact["reason"].clone();
+        summary["what"] = match (&fact["model"], &fact["stream"], &fact["position"]) {
+            (Value::String(model), Value::String(stream), Value::Number(position)) => {
+                json!(format!("{model}: position {position} of {stream}"))
+            }
+            _ => fact["verb"].clone(),
+        };
     }
     summary
 }
@@ -169,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_summary_has_nothing_of_what_happened_but_who_operated_and_why() {
+    fn a_summary_has_nothing_of_what_happened_but_who_operated_on_what_and_why() {
         let shown = summary(&opened());
         assert_eq!((&shown["type"], &shown["position"]), (&json!("PartyUpdated"), &json!(7)));
         let text = shown.to_string();
@@ -180,7 +186,13 @@ mod tests {
         let payload = format!(r#"{{"PersonalDataRevealed": {fact}}}"#);
         let shown = summary(&event(AggregateKind::Operations, "PersonalDataRevealed", &payload));
         assert_eq!((&shown["by"], &shown["reason"]), (&json!("ana (1000)"), &json!("asked")));
+        assert_eq!(shown["what"], json!("events show"));
         assert!(!shown.to_string().contains("legal:7"), "{shown}");
+
+        let fact = r#"{"by": "ana (1000)", "reason": "poison", "model": "units", "stream": "unit:1", "position": 9}"#;
+        let payload = format!(r#"{{"ParkedEventSkipped": {fact}}}"#);
+        let shown = summary(&event(AggregateKind::Operations, "ParkedEventSkipped", &payload));
+        assert_eq!(shown["what"], json!("units: position 9 of unit:1"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use domain::Context;
 use ports::{Recorded, STRETCH_MAX, position_before};
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use super::filter::{EventFilter, Scope, instant};
 use super::look::Walk;
 use super::sinks::{Fold, Sink, Webhook, read};
 use crate::exit;
-use crate::operator::{Operator, Rows, chained, quoted};
+use crate::operator::{Operator, Rows, chained, misunderstood, quoted};
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
@@ -102,11 +102,9 @@ impl Replay {
 
 impl Operator {
     pub(super) async fn replay(&self, replay: &Replay, rows: &Rows) -> Result<u8> {
-        ensure!(
-            replay.from.is_none() || !replay.is_folded(),
-            "{} is folded from the first event on: leave out --from",
-            replay.into
-        );
+        if replay.from.is_some() && replay.is_folded() {
+            return Err(misunderstood(format!("{} is folded from the first event on: leave out --from", replay.into)));
+        }
         let mut sink = Sink::of(&replay.into)?;
         let context = sink.context()?;
         if let (Some(wanted), Some(context)) = (&replay.context, context) {
@@ -196,7 +194,7 @@ impl Operator {
         if let Some(text) = &replay.until {
             match place(text, single)? {
                 Place::Position(position) => scopes[0].upto = scopes[0].upto.min(position),
-                Place::In(..) => bail!("--until is a position (with --context) or an instant"),
+                Place::In(..) => return Err(misunderstood("--until is a position (with --context) or an instant")),
                 Place::Instant => {
                     let at = instant("--until", text)?;
                     for scope in &mut scopes {
@@ -218,7 +216,10 @@ enum Place {
 
 fn place(text: &str, single: bool) -> Result<Place> {
     if let Ok(position) = text.parse() {
-        ensure!(single, "a position needs --context: each context counts its own; or write CONTEXT:POSITION");
+        if !single {
+            let message = "a position needs --context: each context counts its own; or write CONTEXT:POSITION";
+            return Err(misunderstood(message));
+        }
         return Ok(Place::Position(position));
     }
     match text.split_once(':') {

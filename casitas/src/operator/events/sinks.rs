@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use domain::{Aggregate, Context, with_aggregate};
 use ports::{Recorded, RowChange};
 use read_models::{ReadModel, Rows};
@@ -11,8 +11,8 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::masked::without_person;
-use crate::operator::chained;
 use crate::operator::projections::model;
+use crate::operator::{chained, misunderstood};
 use crate::transfer::{cloud_event, hex};
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -37,9 +37,9 @@ impl Sink {
             "dry" => Ok(Self::Dry),
             "stdout" => Ok(Self::Stdout),
             url if url.starts_with("http://") || url.starts_with("https://") => Ok(Self::Webhook(Webhook::to(url)?)),
-            other => bail!(
+            other => Err(misunderstood(format!(
                 "--into is dry, projection:NAME, stdout, or an address that begins with http:// or https://, not {other:?}"
-            ),
+            ))),
         }
     }
 

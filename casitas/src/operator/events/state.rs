@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use domain::{AggregateKind, Context, Decide, StreamId, Timestamp, with_aggregate};
 use ports::Recorded;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use super::filter::{instant, stream_id};
 use super::look::stream_of;
 use super::masked::{Reveal, hide_password_hash, without_person};
 use crate::exit;
-use crate::operator::{Operator, Refusal, Rows, chained};
+use crate::operator::{Operator, Refusal, Rows, chained, misunderstood};
 
 /// A moment in the life of a stream.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -54,7 +54,8 @@ impl Operator {
         if let At::Version(version) = at
             && version > events.len() as u64
         {
-            bail!("{stream} has {} versions; there is no {version}", events.len());
+            let message = format!("{stream} has {} versions; there is no {version}", events.len());
+            return Err(Refusal::new(exit::NOT_FOUND, message).into());
         }
         let until: Vec<Recorded> = events.into_iter().filter(|event| at.includes(event)).collect();
         let Some(last) = until.last() else {
@@ -105,7 +106,7 @@ impl Operator {
         };
         for stream in candidates {
             if stream.context() != log.context() {
-                bail!("{stream} belongs to the {} log, not to {context}", stream.context());
+                return Err(misunderstood(format!("{stream} belongs to the {} log, not to {context}", stream.context())));
             }
             let mut events = stream_of(&*log, &stream).await?;
             if events.is_empty() {

@@ -15,6 +15,8 @@ use super::refusal;
 use crate::exit;
 
 const PROGRESS_PERIOD: Duration = Duration::from_millis(250);
+/// The result of whatever made other rows live.
+pub(super) const SWITCHED: &str = "switched";
 
 impl Operator {
     /// One after the other. A difference of one does not keep the next from being rebuilt; the exit code tells of it.
@@ -23,7 +25,7 @@ impl Operator {
         for model in models {
             let done = self.rebuild_one(*model, wish, rows).await?;
             let (result, differs) = match done.outcome {
-                Outcome::Switched(_) => ("switched", false),
+                Outcome::Switched(_) => (SWITCHED, false),
                 Outcome::Ready => ("ready", false),
                 Outcome::Refused => ("refused", true),
                 Outcome::Dropped if !done.comparison.was_made() => ("not compared", true),
@@ -121,8 +123,9 @@ fn progress_row(seen: &Seen, took: Duration) -> Value {
 }
 
 pub(super) fn result_row(model: &dyn ReadModel, result: &str, comparison: &Comparison) -> Value {
-    json!({
-        "name": model.spec().name,
+    let name = model.spec().name;
+    let mut row = json!({
+        "name": name,
         "result": result,
         "generation": comparison.generation,
         "position": comparison.position,
@@ -133,7 +136,14 @@ pub(super) fn result_row(model: &dyn ReadModel, result: &str, comparison: &Compa
         "extra": comparison.extra,
         "digest": comparison.digest,
         "live_digest": comparison.live_digest,
-    })
+    });
+    if result == SWITCHED && !comparison.is_equal() {
+        row["next"] = json!(format!(
+            "casitas projections drop {name}, once the new rows are right: until then the old ones are on standby, for \
+             `casitas projections rollback {name}`"
+        ));
+    }
+    row
 }
 
 pub(in crate::operator) fn told(model: &dyn ReadModel, comparison: &Comparison) -> String {
@@ -145,7 +155,8 @@ pub(super) fn differs_from_live(model: &dyn ReadModel, comparison: &Comparison) 
     let name = model.spec().name;
     let message = format!(
         "{}; the fold is the same, so it was not switched. `casitas projections diff {name}` shows them, \
-         `casitas projections switch {name} --force` takes the rebuilt rows, `abort {name}` drops them",
+         `casitas projections switch {name} --force` takes the rebuilt rows (`casitas projections rebuild {name} --force` takes \
+         the same, while they are ready), `casitas projections abort {name}` drops them",
         told(model, comparison)
     );
     Refusal::new(exit::CHECK_FAILED, message)
@@ -155,7 +166,8 @@ fn found_by_trial(model: &dyn ReadModel, comparison: &Comparison) -> Refusal {
     let name = model.spec().name;
     let message = match comparison.was_made() {
         true => format!(
-            "{}; nothing was changed. `casitas projections rebuild {name} --force` replaces the live rows",
+            "{}; nothing was changed. `casitas projections rebuild {name}` leaves such rows ready for `casitas projections diff \
+             {name}`; with --force it replaces the live ones",
             told(model, comparison)
         ),
         false => format!(
@@ -168,13 +180,49 @@ fn found_by_trial(model: &dyn ReadModel, comparison: &Comparison) -> Refusal {
 
 fn difference_row(difference: &Difference) -> Value {
     let side = |row: &Option<StoredRow>| match row {
-        Some(row) => serde_json::from_str(&row.doc).unwrap_or_else(|_| Value::from(row.doc.as_str())),
+        Some(row) => serde_json::from_str(&row.doc).unwrap_or_else(|_| json!(format!("no JSON, {} bytes", row.doc.len()))),
         None => Value::Null,
     };
+    let (mut live, mut rebuilt) = (side(&difference.live), side(&difference.rebuilt));
+    mask(&mut live, &mut rebuilt);
     json!({
         "key": difference.key,
         "difference": difference.kind.as_str(),
-        "live": side(&difference.live),
-        "rebuilt": side(&difference.rebuilt),
+        "live": live,
+        "rebuilt": rebuilt,
     })
+}
+
+/// What rows say of a person is not for whoever compares them: only whether it differs.
+fn mask(live: &mut Value, rebuilt: &mut Value) {
+    const FIELD: &str = "personal";
+    let text = if live.get(FIELD) == rebuilt.get(FIELD) { "masked" } else { "masked, differs" };
+    for row in [live, rebuilt] {
+        if let Some(value) = row.get_mut(FIELD).filter(|value| !value.is_null()) {
+            *value = json!(text);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use projector::DifferenceKind;
+
+    use super::*;
+
+    #[test]
+    fn a_difference_tells_nothing_of_a_person() {
+        let row = |text: &str| Some(StoredRow { key: "a".into(), doc: text.into(), fields: vec![] });
+        let shown = |live, rebuilt| {
+            let kind = DifferenceKind::Differs;
+            difference_row(&Difference { key: "a".into(), kind, live, rebuilt })
+        };
+        let ana = row(r#"{"version": 1, "personal": {"emails": ["ana@example.org"]}}"#);
+        let other = shown(ana.clone(), row(r#"{"version": 1, "personal": null}"#));
+        assert_eq!(other["live"], json!({"version": 1, "personal": "masked, differs"}));
+        assert_eq!(other["rebuilt"], json!({"version": 1, "personal": null}));
+        let same = shown(ana, row(r#"{"version": 2, "personal": {"emails": ["ana@example.org"]}}"#));
+        assert_eq!(same["live"]["personal"], "masked");
+        assert_eq!((&same["live"]["version"], &same["rebuilt"]["version"]), (&json!(1), &json!(2)));
+    }
 }

@@ -6,7 +6,7 @@ use ports::{Generation, ModelSpec, Position, Standing};
 use projector::{Board, FollowerStatus};
 use serde_json::{Value, json};
 
-use super::super::doctor::BESIDE_LOGS;
+use super::super::doctor::{BESIDE_LOGS, MOVE_IN};
 use super::super::{Operator, Rows, chained};
 use crate::exit;
 
@@ -73,11 +73,21 @@ impl Operator {
             let lag = head.saturating_sub(position);
             let status = statuses.iter().find(|status| status.name == name).map(|status| json!(status));
             let state = status.as_ref().and_then(|status| status["state"].as_str());
+            let mut state = state.unwrap_or(if lag == 0 { "current" } else { "behind" });
+            let mut reason = status.as_ref().map_or(Value::Null, |status| status["reason"].clone());
+            // The board of another process is not seen here; what the policy is stuck at stands in the views.
+            if self.platform.distributed
+                && name == MOVE_IN
+                && lag > 0
+                && let Some(stuck) = self.stuck_processes().await?.into_iter().next()
+            {
+                (state, reason) = ("stalled", Value::from(stuck.told()));
+            }
             rows.push(json!({
                 "name": name,
                 "version": null,
                 "generation": null,
-                "state": state.unwrap_or(if lag == 0 { "current" } else { "behind" }),
+                "state": state,
                 "context": context.as_str(),
                 "position": position,
                 "lag_events": lag,
@@ -85,7 +95,7 @@ impl Operator {
                     Some(status) => status["lag_seconds"].clone(),
                     None => self.lag_seconds(context, position).await?,
                 },
-                "reason": status.as_ref().map_or(Value::Null, |status| status["reason"].clone()),
+                "reason": reason,
                 "beside": "",
             }));
         }

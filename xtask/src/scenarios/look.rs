@@ -163,8 +163,8 @@ fn states(system: &System) -> Result<String> {
         ("units", stream.as_str(), life.before.as_str(), 4, ""),
         ("units", stream.as_str(), "0", 4, ""),
         ("units", "unit:nobody", "1", 4, ""),
-        ("units", stream.as_str(), "6", 1, "has 5 versions"),
-        ("legal", stream.as_str(), "1", 1, "belongs to the units log"),
+        ("units", stream.as_str(), "6", 4, "has 5 versions"),
+        ("legal", stream.as_str(), "1", 2, "belongs to the units log"),
     ] {
         refused(system, &["events", "state", context, name, "--at", at], code, word)?;
     }

@@ -22,7 +22,7 @@ use domain::Context;
 use domain::units::Unit;
 use ports::{EventLog, Hints, Logs, MasterKey, Sealer, SystemClock, ViewStore};
 use postgres_es::PostgresEventRepository;
-use projector::{Done, Progress, Projector, Rebuilder, Wish};
+use projector::{Done, Park, Progress, Projector, Rebuilder, Wish};
 use read_models::{ReadModel, Rows};
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tempfile::TempDir;
@@ -297,7 +297,7 @@ impl Lab {
         parts: u32,
         replayed: &mut u64,
     ) -> Result<Outcome> {
-        let wish = Wish { parallel: parts, manual: false, dry_run: false, force: false, park: None };
+        let wish = Wish { parallel: parts, manual: false, dry_run: false, force: false, park: Park::Nothing };
         let (events, started) = (self.head().await?, Instant::now());
         let done = self.rebuilt(model, views, wish).await?;
         let took = started.elapsed();
@@ -317,7 +317,7 @@ impl Lab {
         if folded(&self.views, model).await? >= self.head().await? {
             return Ok(());
         }
-        let wish = Wish { parallel: 2, manual: false, dry_run: false, force: true, park: None };
+        let wish = Wish { parallel: 2, manual: false, dry_run: false, force: true, park: Park::Nothing };
         self.rebuilt(model, &self.views, wish).await.map(drop)
     }
 

@@ -78,14 +78,16 @@ pub async fn serve(settings: &Settings, demo: Option<crate::demo::Plan>) -> Resu
     Ok(())
 }
 
-/// What an earlier release folded otherwise is made anew before anything is answered.
+/// What an earlier release stored in other columns is made anew before anything is answered. What it only folded otherwise is read
+/// as it is, until the projector has made it anew beside it.
 async fn upgrade(platform: &Platform, shutdown: &CancellationToken) -> Result<()> {
     let Some(views) = platform.generations.clone() else { return Ok(()) };
     let rebuilder = Rebuilder::new(platform.logs.clone(), platform.sealer()?, views, platform.hints.clone());
-    rebuilder
-        .upgrade(&read_models::all(), shutdown)
-        .await
-        .context("a read model of an earlier release cannot be rebuilt")?;
+    let upgraded = async {
+        let unreadable = rebuilder.unreadable(&read_models::all()).await?;
+        rebuilder.upgrade(&unreadable, shutdown).await
+    };
+    upgraded.await.context("a read model of an earlier release cannot be rebuilt")?;
     Ok(())
 }
 

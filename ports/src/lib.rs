@@ -40,8 +40,8 @@ pub use log::{
 pub use parked::{Ask, ParkedStream, ParkedStreams, Parking};
 pub use payload::Payload;
 pub use queue::{DeadLetter, DeadLetters, Delivery, JobConsumer, JobQueue, Priority, QueueDepth};
-pub use sealing::{FirstKeys, MasterKey, Sealer};
-pub use transfer::{FollowerAt, Import, KeptKey, Transfer, WrappedKey};
+pub use sealing::{FirstKeys, MasterKey, Sealer, is_sealed};
+pub use transfer::{FollowerAt, Held, Import, KeptKey, Transfer, WrappedKey};
 pub use views::{
     Claim, Direction, Field, FieldKind, FieldValue, Filter, ModelHead, ModelSpec, NEWS_MAX, OrderBy, Row, RowChange, Seen,
     Select, ViewBatch, ViewChange, ViewSnapshot, ViewStore, document,

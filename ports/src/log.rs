@@ -22,7 +22,7 @@ pub type Incarnation = Uuid;
 /// Who caused an event and how it hangs together with others.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metadata {
-    /// `user:<id>`, `policy:<name>`, `timer:<name>`, `worker:<name>`, `cli` or `demo`.
+    /// `user:<id>`, `policy:<name>`, `timer:<name>`, `worker:<name>`, `cli:<account>` or `demo`.
     pub actor: String,
     /// The whole conversation.
     pub correlation_id: Uuid,

@@ -114,40 +114,74 @@ impl Sealer {
         sequence: u64,
         payload: &mut Value,
     ) -> Result<bool> {
-        let Some(personal) = personal_of(payload) else { return Ok(false) };
-        let Some(sealed) = personal.get("sealed") else { return Ok(false) };
-        let field = |name: &str| {
-            sealed
-                .get(name)
-                .and_then(Value::as_str)
-                .ok_or_else(|| Error::corrupt(format!("a sealed value of {stream} has no {name}")))
-        };
-        let (subject, nonce, boxed) = (field("subject")?, field("nonce")?, field("box")?);
-        let bytes = |text: &str| {
-            STANDARD.decode(text).map_err(|_| Error::corrupt(format!("a sealed value of {stream} is not base64")))
-        };
-        *personal = match self.key(keys, subject).await? {
-            None => Value::Null,
-            Some(key) => {
-                let plain = decrypt(&key, &bytes(nonce)?, &bytes(boxed)?, additional(stream, sequence).as_bytes())?;
-                serde_json::from_slice(&plain)
-                    .map_err(|_| Error::corrupt(format!("a sealed value of {stream} is not JSON")))?
-            }
-        };
-        Ok(true)
+        self.try_open(keys, stream, sequence, payload).await?
     }
 
-    /// Opens the events of a batch that carry sealed values.
+    /// The outer error says nothing of the value: its key cannot be had, and with a wrong master key no key can.
+    async fn try_open<K: SubjectKeys + ?Sized>(
+        &self,
+        keys: &K,
+        stream: &StreamId,
+        sequence: u64,
+        payload: &mut Value,
+    ) -> Result<Result<bool>> {
+        let Some(personal) = personal_of(payload) else { return Ok(Ok(false)) };
+        let Some(sealed) = personal.get("sealed") else { return Ok(Ok(false)) };
+        let (subject, nonce, boxed) = match parts_of(sealed, stream) {
+            Ok(parts) => parts,
+            Err(error) => return Ok(Err(error)),
+        };
+        let opened = match self.key(keys, subject).await? {
+            None => Ok(Value::Null),
+            Some(key) => plain_of(&key, &nonce, &boxed, stream, sequence),
+        };
+        Ok(opened.map(|opened| {
+            *personal = opened;
+            true
+        }))
+    }
+
+    /// Opens the events of a batch that carry sealed values; the error names the first that cannot be opened.
     pub async fn open_recorded<K: SubjectKeys + ?Sized>(&self, keys: &K, events: &mut [Recorded]) -> Result<()> {
-        for event in events.iter_mut().filter(|event| event.payload.get().contains("\"sealed\"")) {
-            let mut payload = event.json()?;
-            if self.open(keys, &event.stream, event.sequence, &mut payload).await? {
+        for event in events.iter_mut().filter(|event| may_be_sealed(event)) {
+            self.open_event(keys, event).await?.map_err(|error| match error {
+                Error::Corrupt(reason) => Error::Corrupt(format!(
+                    "event {} {} of {} at {}:{}: {reason}",
+                    event.event_id,
+                    event.event_type,
+                    event.stream,
+                    event.stream.context(),
+                    event.position
+                )),
+                other => other,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The same for folds: what cannot be opened stays as it is stored, so that it stops who folds that event and nobody else.
+    pub async fn open_readable<K: SubjectKeys + ?Sized>(&self, keys: &K, events: &mut [Recorded]) -> Result<()> {
+        for event in events.iter_mut().filter(|event| may_be_sealed(event)) {
+            // Whoever folds it asks `is_sealed` when it fails.
+            let _ = self.open_event(keys, event).await?;
+        }
+        Ok(())
+    }
+
+    async fn open_event<K: SubjectKeys + ?Sized>(&self, keys: &K, event: &mut Recorded) -> Result<Result<()>> {
+        let mut payload = match event.json() {
+            Ok(payload) => payload,
+            Err(error) => return Ok(Err(error)),
+        };
+        let opened = self.try_open(keys, &event.stream, event.sequence, &mut payload).await?;
+        Ok(opened.and_then(|opened| {
+            if opened {
                 event.payload = RawValue::from_string(payload.to_string())
                     .map_err(|error| Error::corrupt(format!("an opened event is not JSON: {error}")))?
                     .into();
             }
-        }
-        Ok(())
+            Ok(())
+        }))
     }
 
     /// Whether the master key opens a subject's wrapped key.
@@ -188,6 +222,38 @@ impl Sealer {
     fn cached(&self) -> std::sync::MutexGuard<'_, HashMap<String, SubjectKey>> {
         self.cache.lock().expect("the key cache's lock is never poisoned: nothing under it panics")
     }
+}
+
+/// Whether personal data of an event are sealed in its payload, as they are stored.
+pub fn is_sealed(event: &Recorded) -> bool {
+    may_be_sealed(event)
+        && event
+            .json()
+            .is_ok_and(|mut payload| personal_of(&mut payload).is_some_and(|personal| personal.get("sealed").is_some()))
+}
+
+/// Without parsing it.
+fn may_be_sealed(event: &Recorded) -> bool {
+    event.payload.get().contains("\"sealed\"")
+}
+
+/// Subject, nonce and box of a sealed value.
+fn parts_of<'a>(sealed: &'a Value, stream: &StreamId) -> Result<(&'a str, Vec<u8>, Vec<u8>)> {
+    let field = |name: &str| {
+        sealed
+            .get(name)
+            .and_then(Value::as_str)
+            .ok_or_else(|| Error::corrupt(format!("a sealed value of {stream} has no {name}")))
+    };
+    let bytes = |name: &str| {
+        STANDARD.decode(field(name)?).map_err(|_| Error::corrupt(format!("a sealed value of {stream} is not base64")))
+    };
+    Ok((field("subject")?, bytes("nonce")?, bytes("box")?))
+}
+
+fn plain_of(key: &[u8; 32], nonce: &[u8], boxed: &[u8], stream: &StreamId, sequence: u64) -> Result<Value> {
+    let plain = decrypt(key, nonce, boxed, additional(stream, sequence).as_bytes())?;
+    serde_json::from_slice(&plain).map_err(|_| Error::corrupt(format!("a sealed value of {stream} is not JSON")))
 }
 
 /// `payload.<Variant>.personal` of an externally tagged event.

@@ -29,6 +29,9 @@ pub struct WrappedKey {
     pub erased_at: Option<Timestamp>,
 }
 
+/// Lets a log be appended to again when it is dropped.
+pub type Held = Box<dyn Send>;
+
 /// How far a follower that writes to this log had got.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FollowerAt {
@@ -69,6 +72,16 @@ pub trait Transfer: Send + Sync + 'static {
     /// Keys of data subjects by subject, destroyed ones too, at most `limit` of them.
     async fn wrapped_keys(&self, after: Option<&str>, limit: usize) -> Result<Vec<WrappedKey>> {
         let _ = (after, limit);
+        Err(refused())
+    }
+
+    /// Lets nothing be appended until the answer is dropped, so that who holds several logs sees their heads as of one moment. What
+    /// was committed before is in the head.
+    ///
+    /// It waits for its turn among the writers, who then wait for it: whoever asks bounds both to a fraction of a second. A holder
+    /// that is not heard of for longer may lose its hold. `Unavailable` when its turn does not come. Proved by
+    /// `a_log_that_is_held_takes_nothing_until_it_is_let_go`.
+    async fn hold(&self) -> Result<Held> {
         Err(refused())
     }
 

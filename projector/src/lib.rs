@@ -52,11 +52,13 @@ use working::panic_text;
 pub use hot::HotCollections;
 pub use parking::attend_parked;
 pub use rebuild::{
-    Comparison, Difference, DifferenceKind, Done, Outcome, PARTS_MAX, Phase, Progress, RebuildError, Rebuilder, Seen, Wish,
+    Comparison, Difference, DifferenceKind, Done, Outcome, PARTS_MAX, Park, Phase, Progress, RebuildError, Rebuilder, Seen,
+    Wish,
 };
 pub use skips::Skips;
 pub use status::{Board, FollowerStatus, Kind, Reporter, State};
 pub use tailer::{Tail, Tailer};
+pub use working::attempt;
 
 /// What is under way at shutdown may take this long.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -283,8 +285,7 @@ impl Projector {
         tasks.spawn(async move {
             let mut backoff = Backoff::default();
             // Another projector may be at it: then there is nothing left to do soon.
-            while let Err(error) = rebuilder.upgrade(&models, &token).await {
-                tracing::warn!(%error, "a read model of an earlier fold cannot be rebuilt yet; trying again");
+            while rebuilder.upgrade(&models, &token).await.is_err() {
                 if !pause(&token, backoff.next()).await {
                     return;
                 }

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use domain::{StreamId, Timestamp};
 use ports::{
-    Ask, Clock, Error, EventLog, Hints, ModelSpec, ParkedStream, Parking, Position, Recorded, Result, Sealer, Topic,
-    ViewBatch, ViewStore,
+    Ask, Clock, EventLog, Hints, ModelSpec, ParkedStream, Parking, Position, Recorded, Result, Sealer, Topic, ViewBatch,
+    ViewStore,
 };
 use read_models::ReadModel;
 use tokio::time::Instant;
@@ -147,22 +147,12 @@ impl Projection {
             Some(Ask::Skip) => parked.position,
             Some(Ask::Retry) | None => parked.position - 1,
         };
-        let (taken, parking) = match self.refold(lead, &parked, before).await {
-            Ok((mut working, poison)) => {
-                let parking = match &poison {
-                    None => Parking::Unpark(parked.stream.clone()),
-                    Some(poison) => Parking::Park(self::parked(poison, parked.since)),
-                };
-                (working.take()?, parking)
-            }
-            // A sealed value that cannot be opened: the event is not even readable.
-            Err(Error::Corrupt(reason)) => {
-                let parking = Parking::Park(ParkedStream { reason, asked: None, ..parked.clone() });
-                (Working::at(lead.checkpoint.clone()).take()?, parking)
-            }
-            Err(error) => return Err(error),
+        let (mut working, poison) = self.refold(lead, &parked, before).await?;
+        let parking = match &poison {
+            None => Parking::Unpark(parked.stream.clone()),
+            Some(poison) => Parking::Park(self::parked(poison, parked.since)),
         };
-        let Taken { changes, tags, events, .. } = taken;
+        let Taken { changes, tags, events, .. } = working.take()?;
         let batch = ViewBatch {
             spec: self.model.spec(),
             generation: lead.generation,

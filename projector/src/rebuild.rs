@@ -12,11 +12,11 @@ mod progress;
 mod replay;
 mod standby;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use domain::Timestamp;
+use domain::{StreamId, Timestamp};
 use ports::{Checkpoint, Error, Generation, Generations, Hints, Logs, ModelHead, Sealer, Standing, Topic};
 use read_models::{Feed, ReadModel};
 use tokio::time::{Instant, sleep};
@@ -66,7 +66,28 @@ pub enum RebuildError {
 
 pub type Result<T, E = RebuildError> = std::result::Result<T, E>;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which streams are parked at an event that cannot be folded, where the rebuild would stop at it otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Park {
+    #[default]
+    Nothing,
+    /// Any, as of this moment.
+    Any(Timestamp),
+    /// Those that are parked in what readers see, as of when they were.
+    AsLive(Arc<HashMap<StreamId, Timestamp>>),
+}
+
+impl Park {
+    fn since(&self, stream: &StreamId) -> Option<Timestamp> {
+        match self {
+            Self::Nothing => None,
+            Self::Any(now) => Some(*now),
+            Self::AsLive(parked) => parked.get(stream).copied(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wish {
     /// Parts that are folded beside each other; of a rebuild that goes on, they are what they were.
     pub parallel: u32,
@@ -76,8 +97,7 @@ pub struct Wish {
     pub dry_run: bool,
     /// Switch even to other rows.
     pub force: bool,
-    /// Park streams with an event that cannot be folded, as of this moment, instead of stopping at it.
-    pub park: Option<Timestamp>,
+    pub park: Park,
 }
 
 /// What became of a rebuild.
@@ -160,8 +180,8 @@ impl Rebuilder {
         }
         let done = match self.clear_trial(model).await {
             Err(error) => Err(error),
-            Ok(()) if wish.dry_run => self.trial(model, wish, progress, stop).await,
-            Ok(()) => self.rebuild_claimed(model, wish, progress, stop).await,
+            Ok(()) if wish.dry_run => self.trial(model, &wish, progress, stop).await,
+            Ok(()) => self.rebuild_claimed(model, &wish, progress, stop).await,
         };
         // It ends with the connection at the latest. A switch that was made is not hidden behind an error of this.
         if let Err(error) = self.views.release_rebuild(name).await {
@@ -182,7 +202,7 @@ impl Rebuilder {
     async fn trial(
         &self,
         model: &'static dyn ReadModel,
-        wish: Wish,
+        wish: &Wish,
         progress: &Progress,
         stop: &CancellationToken,
     ) -> Result<Done> {
@@ -210,7 +230,7 @@ impl Rebuilder {
     async fn rebuild_claimed(
         &self,
         model: &'static dyn ReadModel,
-        wish: Wish,
+        wish: &Wish,
         progress: &Progress,
         stop: &CancellationToken,
     ) -> Result<Done> {
@@ -223,8 +243,8 @@ impl Rebuilder {
         }
         let built = self.begin(model, wish).await?;
         let skips = Skips::of(model.spec().name, &self.logs).await?;
-        let events = self.fill(model, &built, wish.park, &skips, progress, stop).await?;
-        let mut chase = Chase::of(self, model, built.head.clone(), wish.park, skips).await?;
+        let events = self.fill(model, &built, &wish.park, &skips, progress, stop).await?;
+        let mut chase = Chase::of(self, model, built.head.clone(), wish.park.clone(), skips).await?;
         progress.phase(Phase::CatchUp);
         chase.catch_up(progress, stop).await?;
         progress.phase(Phase::Verify);
@@ -270,7 +290,7 @@ impl Rebuilder {
     async fn finish_ready(
         &self,
         model: &'static dyn ReadModel,
-        wish: Wish,
+        wish: &Wish,
         ready: &Generation,
         progress: &Progress,
     ) -> Result<Done> {
@@ -302,7 +322,7 @@ impl Rebuilder {
     }
 
     /// The generation to fill: one that was begun and still fits, or a new one.
-    async fn begin(&self, model: &'static dyn ReadModel, wish: Wish) -> Result<Generation> {
+    async fn begin(&self, model: &'static dyn ReadModel, wish: &Wish) -> Result<Generation> {
         self.usable(model, Standing::Building).await?;
         let head = self.logs.get(model.spec().context)?.head().await?;
         let (position, parts) = match (model.feed(), wish.parallel.clamp(1, PARTS_MAX)) {
@@ -319,7 +339,7 @@ impl Rebuilder {
         &self,
         model: &'static dyn ReadModel,
         built: &Generation,
-        park: Option<Timestamp>,
+        park: &Park,
         skips: &Skips,
         progress: &Progress,
         stop: &CancellationToken,
@@ -336,7 +356,7 @@ impl Rebuilder {
             to: head.checkpoint.position,
             parts: built.parts.len() as u32,
             held_bytes: self.held_bytes / built.parts.len().max(1),
-            park,
+            park: park.clone(),
             skips: skips.clone(),
             progress: progress.clone(),
             stop: stop.child_token(),
@@ -446,7 +466,8 @@ impl Rebuilder {
         match self.views.claim_generation(model.spec(), generation).await? {
             Some(claim) => {
                 let skips = Skips::of(model.spec().name, &self.logs).await?;
-                Ok(Some(Chase::claimed(self, model, claim, None, skips).await?))
+                let park = self.as_live(model).await?;
+                Ok(Some(Chase::claimed(self, model, claim, park, skips).await?))
             }
             None => Ok(None),
         }
@@ -498,26 +519,57 @@ impl Rebuilder {
         }
     }
 
-    /// Rebuilds and switches, one after the other, the models whose live generation is of an earlier fold than this program's.
+    /// What is parked now may be parked in what comes after it: readers miss no more than they do.
+    async fn as_live(&self, model: &dyn ReadModel) -> Result<Park> {
+        let Some(live) = self.standing(model, Standing::Live).await? else { return Ok(Park::Nothing) };
+        let parked = self.views.parked(model.spec().name, live.head.generation).await?;
+        Ok(Park::AsLive(Arc::new(parked.into_iter().map(|parked| (parked.stream, parked.since)).collect())))
+    }
+
+    /// The models whose live generation has other columns than this program asks for: it cannot be read until it is rebuilt.
+    pub async fn unreadable(&self, models: &[&'static dyn ReadModel]) -> Result<Vec<&'static dyn ReadModel>> {
+        let specs: Vec<_> = models.iter().map(|model| model.spec()).collect();
+        let all = self.views.generations(&specs).await?;
+        let other = |model: &dyn ReadModel| {
+            let is_its = |found: &&Generation| found.standing == Standing::Live && found.head.model == model.spec().name;
+            all.iter().find(is_its).is_some_and(|live| !live.fits)
+        };
+        Ok(models.iter().copied().filter(|model| other(*model)).collect())
+    }
+
+    /// Rebuilds and switches, one after the other, the models whose live generation is of an earlier fold than this program's. One
+    /// that cannot be rebuilt does not hold up the others; its error is the answer.
     pub async fn upgrade(&self, models: &[&'static dyn ReadModel], stop: &CancellationToken) -> Result<Vec<&'static str>> {
-        let mut upgraded = Vec::new();
+        let (mut upgraded, mut failed) = (Vec::new(), None);
         for model in models {
-            let spec = model.spec();
-            let live = self.standing(*model, Standing::Live).await?;
-            let is_older = |live: &Generation| live.head.fold_version < spec.fold_version;
-            if !live.as_ref().is_some_and(is_older) {
-                continue;
+            match self.upgrade_one(*model, stop).await {
+                Ok(false) => {}
+                Ok(true) => upgraded.push(model.spec().name),
+                Err(RebuildError::Stopped) => return Err(RebuildError::Stopped),
+                Err(error) => {
+                    tracing::warn!(model = model.spec().name, %error, "a read model of an earlier fold cannot be rebuilt yet");
+                    failed.get_or_insert(error);
+                }
             }
-            tracing::info!(
-                model = spec.name,
-                fold_version = spec.fold_version,
-                "folded by an earlier version; rebuilding it aside"
-            );
-            let wish = Wish { parallel: 1, manual: false, dry_run: false, force: true, park: None };
-            self.rebuild(*model, wish, &Progress::default(), stop).await?;
-            upgraded.push(spec.name);
         }
-        Ok(upgraded)
+        failed.map_or(Ok(upgraded), Err)
+    }
+
+    async fn upgrade_one(&self, model: &'static dyn ReadModel, stop: &CancellationToken) -> Result<bool> {
+        let spec = model.spec();
+        let live = self.standing(model, Standing::Live).await?;
+        if !live.is_some_and(|live| live.head.fold_version < spec.fold_version) {
+            return Ok(false);
+        }
+        tracing::info!(
+            model = spec.name,
+            fold_version = spec.fold_version,
+            "folded by an earlier version; rebuilding it aside"
+        );
+        let park = self.as_live(model).await?;
+        let wish = Wish { parallel: 1, manual: false, dry_run: false, force: true, park };
+        self.rebuild(model, wish, &Progress::default(), stop).await?;
+        Ok(true)
     }
 }
 

@@ -45,7 +45,8 @@ impl Skips {
         Ok(Self(Arc::new(skips)))
     }
 
-    pub(crate) fn has(&self, event: &Recorded) -> bool {
+    /// Whether an event is given up.
+    pub fn has(&self, event: &Recorded) -> bool {
         self.has_at(event.position, event.event_id, &event.stream)
     }
 

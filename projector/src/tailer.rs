@@ -295,7 +295,7 @@ impl Tailer {
                 )));
             }
         }
-        self.sealer.open_recorded(&*self.log, &mut events).await?;
+        self.sealer.open_readable(&*self.log, &mut events).await?;
         Ok(events)
     }
 
@@ -309,7 +309,7 @@ impl Tailer {
     ) -> Result<Vec<Arc<Recorded>>> {
         let query = EventQuery { stream: Some(stream.clone()), ..EventQuery::default() };
         let mut events = self.log.search(&query, after, upto, limit).await?;
-        self.sealer.open_recorded(&*self.log, &mut events).await?;
+        self.sealer.open_readable(&*self.log, &mut events).await?;
         Ok(events.into_iter().map(Arc::new).collect())
     }
 

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use domain::Timestamp;
-use ports::{Checkpoint, Position, Recorded, Result, RowChange, ViewStore};
+use ports::{Checkpoint, Position, Recorded, Result, RowChange, ViewStore, is_sealed};
 use read_models::{ReadModel, Rows};
 
 use crate::known;
@@ -162,6 +162,10 @@ impl Poison {
 
 /// What a decoder says may quote what it read; of an opened event that is not for logs, and not for a table that others read.
 pub(crate) fn without_personal(event: &Recorded, reason: String) -> String {
+    if is_sealed(event) {
+        return "its personal data cannot be opened: they are not those that were sealed in this event (`casitas events verify`)"
+            .into();
+    }
     match reason.split_once("cannot be read") {
         Some((event_told, _)) if event.payload.get().contains("\"personal\"") => {
             format!("{event_told}cannot be read (what exactly is not said: it may quote personal data)")
@@ -185,6 +189,13 @@ pub(crate) fn caught<T>(run: impl FnOnce() -> Result<T>) -> Result<T, String> {
         Ok(result) => result.map_err(|error| error.chain()),
         Err(panic) => Err(format!("panicked: {}", panic_text(&*panic))),
     }
+}
+
+/// Folds an event for who keeps rows of its own; or says why the model cannot take it, with everything that names the event and
+/// nothing of a person. The rows may have half of the event in them then.
+pub fn attempt(model: &dyn ReadModel, event: &Recorded, fold: impl FnOnce() -> Result<()>) -> Result<(), String> {
+    let folded = known::check(event).and_then(|()| caught(fold).map_err(|reason| without_personal(event, reason)));
+    folded.map_err(|reason| told(model, event, &reason))
 }
 
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use domain::Timestamp;
-use projector::Wish;
+use projector::{Park, Wish};
 use read_models::ReadModel;
 use serde_json::{Value, json};
 
@@ -103,7 +103,7 @@ impl Operator {
         let (name, now) = (model.spec().name, self.platform.clock.now());
         let check = format!("rows of {name}");
         // What is parked there is parked here, too; what was skipped there is left out by every rebuild.
-        let trial = Wish { parallel: 1, manual: false, dry_run: true, force: false, park: Some(now) };
+        let trial = Wish { parallel: 1, manual: false, dry_run: true, force: false, park: Park::Any(now) };
         match self.rebuild_one(model, trial, rows).await {
             Ok(done) if done.comparison.is_equal() => {
                 Line::fine(check, format!("{} rows, as a fresh fold makes them", done.comparison.rows))

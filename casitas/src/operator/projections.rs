@@ -6,7 +6,7 @@ mod show;
 use anyhow::{Context as _, Result};
 use clap::{Subcommand, ValueEnum};
 use ports::Standing;
-use projector::{RebuildError, Rebuilder};
+use projector::{Park, RebuildError, Rebuilder};
 use read_models::ReadModel;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -119,7 +119,7 @@ impl Operator {
             Projections::Rebuild { names, all, parallel, switch, dry_run, force, park, json: _ } => {
                 let models = if all { read_models::all() } else { named(&names)? };
                 let manual = switch == SwitchMode::Manual;
-                let park = park.then(|| self.platform.clock.now());
+                let park = if park { Park::Any(self.platform.clock.now()) } else { Park::Nothing };
                 self.rebuild(&models, projector::Wish { parallel, manual, dry_run, force, park }, rows).await
             }
             Projections::Switch { name, force } => self.switch(model(&name)?, force, rows).await,

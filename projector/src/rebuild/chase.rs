@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use domain::Timestamp;
 use ports::{Checkpoint, Claim, EventLog, Generations, ModelHead, Position, Sealer, ViewBatch};
 use read_models::ReadModel;
 use tokio_util::sync::CancellationToken;
 
-use super::{Progress, RebuildError, Rebuilder, Result};
+use super::{Park, Progress, RebuildError, Rebuilder, Result};
 use crate::checkpoints;
 use crate::parking::Parked;
 use crate::skips::Skips;
@@ -27,8 +26,7 @@ pub(super) struct Chase {
     working: Working,
     /// Of this generation.
     parked: Parked,
-    /// Streams that cannot be folded are parked as of this moment.
-    park: Option<Timestamp>,
+    park: Park,
     /// An event that could not be taken: it is tried again only when everything before it is stored.
     culprit: Option<Position>,
 }
@@ -38,7 +36,7 @@ impl Chase {
         rebuilder: &Rebuilder,
         model: &'static dyn ReadModel,
         head: ModelHead,
-        park: Option<Timestamp>,
+        park: Park,
         skips: Skips,
     ) -> Result<Self> {
         let ModelHead { generation, term, revision, checkpoint, .. } = head;
@@ -49,7 +47,7 @@ impl Chase {
         rebuilder: &Rebuilder,
         model: &'static dyn ReadModel,
         claim: Claim,
-        park: Option<Timestamp>,
+        park: Park,
         skips: Skips,
     ) -> Result<Self> {
         let spec = model.spec();
@@ -100,7 +98,7 @@ impl Chase {
             }
             let limit = usize::try_from(end - self.working.position()).unwrap_or(READ).min(READ);
             let mut events = self.log.read(self.working.position(), limit).await?;
-            self.sealer.open_recorded(&*self.log, &mut events).await?;
+            self.sealer.open_readable(&*self.log, &mut events).await?;
             let events: Vec<_> = events.into_iter().map(Arc::new).collect();
             if events.is_empty() {
                 break;
@@ -131,7 +129,7 @@ impl Chase {
     /// Throws away what is not stored, half of the culprit's own work with it. What came before it is folded again by itself;
     /// when it is stored, the culprit's stream is parked.
     fn poisoned(&mut self, poison: Poison) -> Result<()> {
-        let (Fault::Fold(_), Some(now)) = (&poison.fault, self.park) else {
+        let (Fault::Fold(_), Some(since)) = (&poison.fault, self.park.since(&poison.event.stream)) else {
             return Err(RebuildError::Poison(poison.reason));
         };
         self.working = Working::at(self.checkpoint.clone());
@@ -139,6 +137,6 @@ impl Chase {
             self.culprit = Some(poison.event.position);
             return Ok(());
         }
-        self.parked.park(&poison, now).map_err(RebuildError::Poison)
+        self.parked.park(&poison, since).map_err(RebuildError::Poison)
     }
 }

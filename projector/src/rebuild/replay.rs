@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use domain::{AggregateKind, StreamId, Timestamp};
+use domain::{AggregateKind, StreamId};
 use foldhash::fast::RandomState;
 use ports::{
     EventLog, EventQuery, Generations, Load, ParkedStream, Parking, Part, Position, Recorded, Sealer, StoredRow, Stretch,
@@ -15,7 +15,7 @@ use read_models::{Feed, ReadModel, Rows};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{Progress, RebuildError, Result};
+use super::{Park, Progress, RebuildError, Result};
 use crate::known;
 use crate::parking::{STREAMS_MAX, parked_at};
 use crate::skips::Skips;
@@ -44,8 +44,7 @@ pub(super) struct Replay {
     pub parts: u32,
     /// Of this part's rows that are not stored yet, about.
     pub held_bytes: usize,
-    /// Streams that cannot be folded are parked as of this moment.
-    pub park: Option<Timestamp>,
+    pub park: Park,
     /// Events that operators gave up in the model.
     pub skips: Skips,
     pub progress: Progress,
@@ -118,7 +117,7 @@ impl Windows {
 impl Replay {
     async fn read(&self, stretch: &Stretch) -> ports::Result<Vec<Recorded>> {
         let mut events = self.log.stretch(stretch).await?;
-        self.sealer.open_recorded(&*self.log, &mut events).await?;
+        self.sealer.open_readable(&*self.log, &mut events).await?;
         Ok(events)
     }
 
@@ -260,14 +259,14 @@ impl Replay {
             Ok(()) => Ok(None),
             Err(reason) => {
                 let reason = without_personal(event, reason);
-                if self.park.is_some() { Ok(Some(reason)) } else { Err(poison(&reason)) }
+                if self.park.since(&event.stream).is_some() { Ok(Some(reason)) } else { Err(poison(&reason)) }
             }
         }
     }
 
     fn parked(&self, event: &Recorded, fault: &str, already: usize) -> Result<ParkedStream> {
-        match self.park {
-            Some(now) if already < STREAMS_MAX => Ok(parked_at(event, fault, now)),
+        match self.park.since(&event.stream) {
+            Some(since) if already < STREAMS_MAX => Ok(parked_at(event, fault, since)),
             _ => Err(RebuildError::Poison(told(self.model, event, fault))),
         }
     }
@@ -280,7 +279,7 @@ impl Replay {
             let mut events = self.log.search(&query, after, parked.position - 1, CHUNK).await?;
             let Some(last) = events.last() else { return Ok(stream) };
             after = last.position;
-            self.sealer.open_recorded(&*self.log, &mut events).await?;
+            self.sealer.open_readable(&*self.log, &mut events).await?;
             for event in events.iter().filter(|event| !self.skips.has(event)) {
                 if let Some(fault) = self.fold(event, &mut stream.rows)? {
                     return Err(RebuildError::Poison(told(self.model, event, &fault)));

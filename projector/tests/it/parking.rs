@@ -1,8 +1,18 @@
 //! A stream with an event that a model cannot take is parked in that model alone, and comes back as if nothing had happened.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use domain::legal::{Names, Party, PartyCommand, PartyDetails, PartyKind, PartyRole};
 use domain::reports::{Report, ReportCommand, ReportKind};
-use domain::{Context, StreamId};
-use ports::{Ask, ParkedStream, ParkedStreams};
+use domain::{Context, PartyId, StreamId};
+use ports::{Ask, EventLog, Logs, ParkedStream, ParkedStreams, Recorded};
+use projector::{Outcome, Park, Progress, RebuildError, Rebuilder, Wish};
+use read_models::party_card::PartyCard;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::support::{Process, Trace, Traced, World, execute, request_report, ten_events, until};
 
@@ -179,5 +189,77 @@ async fn a_fold_that_can_take_nothing_stops_the_model_instead_of_parking_everyth
     assert_eq!((process.follower(SICK).position, parked(&world).await.len()), (1_000, 1_000));
     sick.is_poisoned_by(None);
     at(&process, SICK, 1_003).await;
+    process.stop().await;
+}
+
+async fn three_parties(world: &World) -> Vec<Uuid> {
+    let mut ids = vec![];
+    for name in ["Ada Lovelace", "Zebulon Quackenbush", "Grace Hopper"] {
+        let id = Uuid::now_v7();
+        let personal = PartyDetails { names: Names { full: name.into(), ..Names::default() }, ..PartyDetails::default() };
+        let (party_id, kind, roles) = (PartyId(id), PartyKind::Person, BTreeSet::from([PartyRole::Tenant]));
+        execute::<Party>(&world.client(), id, PartyCommand::RegisterParty { party_id, kind, roles, personal }).await;
+        ids.push(id);
+    }
+    ids
+}
+
+/// Puts the sealed value of the first event into the second, as it is stored.
+async fn swap_sealed(world: &World) {
+    let personal = |event: &Recorded| event.json().expect("JSON")["PartyRegistered"]["personal"].clone();
+    let first = personal(&world.events(Context::Legal).await[0]);
+    assert!(first["sealed"]["subject"].is_string(), "{first}");
+    let edit = move |event: &mut Recorded| {
+        if event.position == 2 {
+            let mut payload: Value = event.json().expect("JSON");
+            payload["PartyRegistered"]["personal"] = first.clone();
+            event.payload = RawValue::from_string(payload.to_string()).expect("JSON").into();
+        }
+    };
+    *world.log(Context::Legal).edit.lock().expect("unpoisoned") = Some(Box::new(edit));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sealed_value_that_cannot_be_opened_parks_its_stream_alone() {
+    let world = World::new();
+    let ids = three_parties(&world).await;
+    swap_sealed(&world).await;
+    let sound = Trace::over(Context::Legal, "sound");
+    let process = world.start(vec![&PartyCard, sound]);
+    at(&process, "party_card", 3).await;
+    at(&process, "sound", 3).await;
+    let parked = || async { world.views.parked("party_card", 1).await.expect("answered") };
+    let found = parked().await;
+    assert_eq!(found.iter().map(|parked| parked.position).collect::<Vec<_>>(), [2]);
+    let reason = &found[0].reason;
+    assert!(reason.contains("cannot be opened") && reason.contains("events verify") && !reason.contains("Ada"), "{reason}");
+    assert!(process.board.is_healthy() && world.views.parked("sound", 1).await.expect("answered").is_empty());
+    assert_eq!(folded(&world, "sound", "all").await, [1, 2, 3]);
+    let card = |id: Uuid| {
+        let world = world.clone();
+        async move { world.doc("party_card", &id.to_string()).await.map(|card| card.to_string()) }
+    };
+    assert!(card(ids[1]).await.is_none());
+    assert!(card(ids[2]).await.is_some_and(|card| card.contains("Grace Hopper")));
+
+    // A rebuild stops at it, names it, and leaves it out when it is told to.
+    let logs = Logs::new(world.logs.iter().map(|log| log.clone() as Arc<dyn EventLog>));
+    let rebuilder = Rebuilder::new(logs, world.sealer.clone(), world.generations.clone(), world.hints.clone());
+    let wish = |park| Wish { parallel: 1, manual: false, dry_run: false, force: false, park };
+    let stop = CancellationToken::new();
+    let stopped = rebuilder.rebuild(&PartyCard, wish(Park::Nothing), &Progress::default(), &stop).await.expect_err("poison");
+    assert!(
+        matches!(&stopped, RebuildError::Poison(told) if told.contains("legal:2") && told.contains("cannot be opened")),
+        "{stopped}"
+    );
+    let park = Park::Any(found[0].since);
+    let done = rebuilder.rebuild(&PartyCard, wish(park), &Progress::default(), &stop).await.expect("rebuilt");
+    assert!(matches!(done.outcome, Outcome::Switched(_)) && done.parked == 1, "{done:?}");
+
+    // Put right where it is stored, it is folded as if nothing had happened.
+    *world.log(Context::Legal).edit.lock().expect("unpoisoned") = None;
+    world.views.ask("party_card", 2, &found[0].stream, 2, Ask::Retry).await.expect("asked");
+    until("healed", || async { world.views.parked("party_card", 2).await.expect("answered").is_empty() }).await;
+    assert!(card(ids[1]).await.is_some_and(|card| card.contains("Zebulon Quackenbush")));
     process.stop().await;
 }

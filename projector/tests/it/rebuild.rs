@@ -10,7 +10,7 @@ use ports::{
     AppendRequest, Ask, Clock, Generations, Metadata, ModelSpec, NewEvent, OrderBy, ParkedStreams, Recorded, Result,
     RowChange, Select, Standing, StreamAppend, ViewBatch, ViewStore,
 };
-use projector::{Comparison, Done, Outcome, Progress, RebuildError, Rebuilder, Wish};
+use projector::{Comparison, Done, Outcome, Park, Progress, RebuildError, Rebuilder, Wish};
 use read_models::reports::Reports;
 use read_models::{Feed, ReadModel, Rows};
 use serde_json::json;
@@ -20,8 +20,8 @@ use uuid::Uuid;
 
 use crate::support::{Process, Trace, Traced, World, execute, request_report, ten_events, until};
 
-const PLAIN: Wish = Wish { parallel: 1, manual: false, dry_run: false, force: false, park: None };
-const TRIAL: Wish = Wish { dry_run: true, ..PLAIN };
+const PLAIN: Wish = Wish { parallel: 1, manual: false, dry_run: false, force: false, park: Park::Nothing };
+const TRIAL: Wish = Wish { parallel: 1, manual: false, dry_run: true, force: false, park: Park::Nothing };
 
 async fn rebuild(rebuilder: &Rebuilder, model: &'static dyn ReadModel, wish: Wish) -> Result<Done, RebuildError> {
     rebuilder.rebuild(model, wish, &Progress::default(), &CancellationToken::new()).await
@@ -160,7 +160,8 @@ async fn a_rebuild_cut_off_anywhere_goes_on_and_ends_in_the_same_rows() {
     for polls in 1..40 {
         let wish = Wish { parallel: 1 + polls as u32 % 3, ..PLAIN };
         // A process of its own each time, in little memory, so that there are many places to be cut off at.
-        let ended = cut_off(Box::pin(rebuild(&world.rebuilder().with_held_bytes(5_000), &Reports, wish)), polls).await;
+        let ended =
+            cut_off(Box::pin(rebuild(&world.rebuilder().with_held_bytes(5_000), &Reports, wish.clone())), polls).await;
         if !ended {
             let done = rebuild(&world.rebuilder(), &Reports, wish).await.expect("goes on");
             assert_eq!(
@@ -184,7 +185,8 @@ async fn building(world: &World) -> Option<u64> {
 async fn left_building(world: &World, wish: Wish) -> u64 {
     let mut polls = 1;
     loop {
-        let ended = cut_off(Box::pin(rebuild(&world.rebuilder().with_held_bytes(5_000), &Reports, wish)), polls).await;
+        let ended =
+            cut_off(Box::pin(rebuild(&world.rebuilder().with_held_bytes(5_000), &Reports, wish.clone())), polls).await;
         assert!(!ended, "it was never stopped while it was being built");
         match building(world).await {
             Some(generation) => return generation,
@@ -291,11 +293,11 @@ async fn told_to_park_a_rebuild_leaves_a_poison_stream_out_and_a_retry_heals_it(
         let rebuilder = world.rebuilder().with_held_bytes(held_bytes);
         let stopped = rebuild(&rebuilder, sick, PLAIN).await.expect_err("poison");
         assert!(matches!(&stopped, RebuildError::Poison(told) if told.contains("reports:9")), "{stopped}");
-        let wish = Wish { park: Some(world.clock.now()), parallel: 2, ..PLAIN };
-        let done = rebuild(&rebuilder, sick, wish).await.expect("rebuilt");
+        let wish = Wish { park: Park::Any(world.clock.now()), parallel: 2, ..PLAIN };
+        let done = rebuild(&rebuilder, sick, wish.clone()).await.expect("rebuilt");
         assert!(matches!(done.outcome, Outcome::Refused), "{feed:?}: other rows than those that are seen: {done:?}");
         assert_eq!(done.parked, 1);
-        let done = rebuild(&rebuilder, sick, Wish { force: true, ..wish }).await.expect("switched");
+        let done = rebuild(&rebuilder, sick, Wish { force: true, ..wish.clone() }).await.expect("switched");
         assert!(matches!(done.outcome, Outcome::Switched(_)), "{done:?}");
         let parked = world.views.parked("sick", 2).await.expect("parked");
         assert_eq!(parked.iter().map(|parked| (parked.position, parked.sequence)).collect::<Vec<_>>(), [(9, 2)]);
@@ -415,7 +417,7 @@ async fn a_generation_that_parked_what_was_skipped_since_is_begun_anew() {
     let process = world.start(vec![sick]);
     until("all passed", || async { process.follower("sick").position == 10 }).await;
     let rebuilder = world.rebuilder();
-    let wish = Wish { park: Some(world.clock.now()), manual: true, ..PLAIN };
+    let wish = Wish { park: Park::Any(world.clock.now()), manual: true, ..PLAIN };
     let ready = rebuild(&rebuilder, sick, wish).await.expect("rebuilt");
     assert!(matches!(ready.outcome, Outcome::Ready) && ready.parked == 1, "{ready:?}");
     skip(&world, "sick").await;
@@ -470,4 +472,70 @@ async fn a_fold_of_a_later_version_replaces_the_earlier_one_by_itself_and_never_
     tokio::time::sleep(std::time::Duration::from_secs(30)).await;
     assert_eq!(world.generations.heads().await.expect("heads").remove(0).fold_version, 2);
     process.stop().await;
+}
+
+/// Reports as a new release folds them, which cannot take the events of one cause either.
+struct Strict;
+
+impl ReadModel for Strict {
+    fn spec(&self) -> &'static ModelSpec {
+        Later.spec()
+    }
+    fn feed(&self) -> Feed {
+        Reports.feed()
+    }
+    fn keys(&self, event: &Recorded) -> Result<Vec<String>> {
+        Reports.keys(event)
+    }
+    fn fold(&self, event: &Recorded, rows: &mut Rows) -> Result<()> {
+        if [4, 6].contains(&event.position) { Err(ports::Error::corrupt("too strict")) } else { Later.fold(event, rows) }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_parked_already_does_not_hold_up_a_later_fold_and_what_is_not_does() {
+    let world = World::new();
+    ten_events(&world).await;
+    let process = world.start(vec![&Reports]);
+    until("all folded", || async { process.follower("reports").position == 10 }).await;
+    process.stop().await;
+    let fourth = world.events(Context::Reports).await.remove(3);
+    let sixth = world.events(Context::Reports).await.remove(5);
+    let park = async |event: &Recorded, since| {
+        let claim = world.views.claim(Reports.spec()).await.expect("claimed").expect("nobody leads");
+        let parked = ports::ParkedStream {
+            stream: event.stream.clone(),
+            position: event.position,
+            sequence: 1,
+            event_id: event.event_id,
+            event_type: event.event_type.clone(),
+            reason: "earlier".into(),
+            since,
+            asked: None,
+        };
+        let batch = ports::ViewBatch {
+            spec: Reports.spec(),
+            generation: claim.generation,
+            term: claim.term,
+            from: claim.checkpoint.position,
+            to: claim.checkpoint,
+            changes: vec![],
+            tags: Default::default(),
+            parking: vec![ports::Parking::Park(parked)],
+        };
+        world.views.apply(&batch).await.expect("parked");
+    };
+    let (first, second) = (world.clock.now(), world.clock.now() + std::time::Duration::from_secs(60));
+    park(&fourth, first).await;
+    let stop = CancellationToken::new();
+    let refused = world.rebuilder().upgrade(&[&Strict], &stop).await.expect_err("the sixth is new");
+    assert!(matches!(&refused, RebuildError::Poison(told) if told.contains("reports:6")), "{refused}");
+    park(&sixth, second).await;
+    assert_eq!(world.rebuilder().upgrade(&[&Strict], &stop).await.expect("upgraded"), ["reports"]);
+    let live = world.generations.heads().await.expect("heads").remove(0);
+    assert_eq!((live.fold_version, live.checkpoint.position), (2, 10));
+    let mut parked = world.views.parked("reports", live.generation).await.expect("answered");
+    parked.sort_by_key(|parked| parked.position);
+    let told: Vec<_> = parked.iter().map(|parked| (parked.position, parked.since, parked.reason.as_str())).collect();
+    assert_eq!(told, [(4, first, "corrupt: too strict"), (6, second, "corrupt: too strict")]);
 }

@@ -16,10 +16,10 @@ use crate::net::wait_until;
 
 const DOWN: i32 = 7;
 const UNKNOWN: &str = "could not check";
-const PROJECTOR: &str = "projector";
+pub(super) const PROJECTOR: &str = "projector";
 
 /// The model whose row is changed, and which falls behind.
-const MODEL: &str = "units";
+pub(super) const MODEL: &str = "units";
 /// A version that no unit here comes to.
 const WRITTEN_BY_HAND: u64 = 77;
 
@@ -65,7 +65,7 @@ fn table(system: &System, model: &str) -> Result<String> {
 }
 
 /// SQL against the views, as only the owner of the database or of the files can run it; what it answers.
-fn edit(system: &System, sql: &str) -> Result<String> {
+pub(super) fn edit(system: &System, sql: &str) -> Result<String> {
     let told = match system {
         System::Distributed(stack) => stack.postgres.sql("views_db", sql)?,
         System::Embedded(embedded) => sqlite(&embedded.data_dir().join("views.sqlite"), &format!("{sql};"))?,
@@ -74,13 +74,13 @@ fn edit(system: &System, sql: &str) -> Result<String> {
 }
 
 /// Every generation of the model with what it is for.
-fn standings(system: &System) -> Result<Vec<(u64, String)>> {
+pub(super) fn standings(system: &System) -> Result<Vec<(u64, String)>> {
     let rows = system.rows(&["projections", "status", MODEL])?;
     let standing = |row: &Value| Some((row["generation"].as_u64()?, row["state"].as_str()?.to_owned()));
     rows.iter().map(|row| standing(row).with_context(|| format!("no generation: {row}"))).collect()
 }
 
-fn of(standings: &[(u64, String)], state: &str) -> Option<u64> {
+pub(super) fn of(standings: &[(u64, String)], state: &str) -> Option<u64> {
     standings.iter().find(|(_, standing)| standing == state).map(|(generation, _)| *generation)
 }
 

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use domain::Context;
-use ports::{Checkpoint, EventLog, Position};
+use ports::{Checkpoint, EventLog, ModelHead, ModelSpec, Position};
 use projector::{Board, FollowerStatus, State};
 
 use super::super::{Operator, chained};
@@ -22,6 +22,20 @@ enum Led {
     No,
     /// Nor is any other: one line tells of all.
     NoneIs,
+}
+
+/// Readers have its rows, which go no further until they are made anew.
+fn of_another_fold(spec: &ModelSpec, head: &ModelHead) -> Line {
+    let (live, ours, position) = (head.fold_version, spec.fold_version, head.checkpoint.position);
+    if live > ours {
+        let detail = format!("stands at {position}: a newer release folded it (version {live}, this one folds {ours})");
+        return Line::wrong(spec.name, detail, "start the newer release again, here and wherever it ran");
+    }
+    let detail = format!(
+        "stands at {position}, as an earlier release folded it (version {live}, this one folds {ours}): the projector rebuilds it aside"
+    );
+    // While the projector is at it, the verb says so; when it cannot go on, the verb names the event that stops it.
+    Line::wrong(spec.name, detail, format!("casitas projections rebuild {}", spec.name))
 }
 
 impl Operator {
@@ -56,6 +70,10 @@ impl Operator {
             if paused.iter().any(|name| name == spec.name) {
                 let detail = format!("an operator paused it at {}", head.checkpoint.position);
                 lines.push(Line::wrong(spec.name, detail, format!("casitas projections resume {}", spec.name)));
+                continue;
+            }
+            if head.fold_version != spec.fold_version {
+                lines.push(of_another_fold(spec, head));
                 continue;
             }
             let status = statuses.as_ref().and_then(|all| all.iter().find(|status| status.name == spec.name));

@@ -23,7 +23,7 @@ impl Operator {
     pub(super) async fn rebuild(&self, models: &[&'static dyn ReadModel], wish: Wish, rows: &Rows) -> Result<u8> {
         let mut worst = None;
         for model in models {
-            let done = self.rebuild_one(*model, wish, rows).await?;
+            let done = self.rebuild_one(*model, wish.clone(), rows).await?;
             let (result, differs) = match done.outcome {
                 Outcome::Switched(_) => (SWITCHED, false),
                 Outcome::Ready => ("ready", false),

@@ -1,9 +1,18 @@
-//! A log that moves to an empty one.
+//! A log that moves to an empty one, and one that is held.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::{append, commit, events, fresh_key, fresh_stream, head, keyed, read_all, request, sealed, to};
 use crate::{AppendOutcome, Checkpoint, Error, EventLog, FollowerAt, Import, Keep, KeptKey, WrappedKey};
+
+/// Shorter than a writer waits before it gives up.
+const HELD: Duration = Duration::from_millis(200);
+/// Longest wait for something that must happen.
+const BOUND: Duration = Duration::from_secs(60);
 
 /// Fills `from`, moves it to `empty` in stretches and back into nothing but the same answers. The two may be of different kinds.
 pub async fn a_log_moves_to_an_empty_one_as_it_was(from: &dyn EventLog, empty: &dyn EventLog) {
@@ -57,6 +66,24 @@ pub async fn a_renewed_log_takes_its_followers_along(log: &dyn EventLog) {
     assert_eq!(log.head().await.expect("a head").incarnation, new);
     let moved = log.follower_checkpoint(&name).await.expect("read").expect("a checkpoint");
     assert_eq!(moved, Checkpoint { incarnation: new, ..here });
+}
+
+pub async fn a_log_that_is_held_takes_nothing_until_it_is_let_go(log: Arc<dyn EventLog>) {
+    let before = head(&*log).await;
+    for round in 1..=3 {
+        let held = log.hold().await.expect("held");
+        let shared = log.clone();
+        let mut writer = tokio::spawn(async move {
+            let stream = fresh_stream(&*shared);
+            commit(&*shared, &request(vec![to(&stream, 0, events(1))])).await
+        });
+        let early = timeout(HELD, &mut writer).await;
+        assert!(early.is_err(), "appended while it was held: {early:?}");
+        assert_eq!(head(&*log).await, before + round - 1, "it is read meanwhile");
+        drop(held);
+        let written = timeout(BOUND, writer).await.expect("let go").expect("no panic");
+        assert_eq!(written, (before + round, before + round));
+    }
 }
 
 /// Answers a subject whose key was destroyed.

@@ -46,15 +46,19 @@ impl Hang {
     }
 }
 
+type Edit = Box<dyn Fn(&mut Recorded) + Send + Sync>;
+
 pub struct FaultyLog {
     pub inner: Arc<dyn EventLog>,
     pub down: AtomicBool,
     pub hang: Mutex<Arc<Hang>>,
+    /// What somebody did to the events where they are stored.
+    pub edit: Mutex<Option<Edit>>,
 }
 
 impl FaultyLog {
     pub fn new(inner: Arc<dyn EventLog>) -> Self {
-        Self { inner, down: AtomicBool::new(false), hang: Mutex::default() }
+        Self { inner, down: AtomicBool::new(false), hang: Mutex::default(), edit: Mutex::default() }
     }
     pub fn set_down(&self, is_down: bool) {
         self.down.store(is_down, Ordering::SeqCst);
@@ -89,7 +93,11 @@ impl EventLog for FaultyLog {
     }
     async fn read(&self, after: Position, limit: usize) -> Result<Vec<Recorded>> {
         self.check()?;
-        self.inner.read(after, limit).await
+        let mut events = self.inner.read(after, limit).await?;
+        if let Some(edit) = &*self.edit.lock().expect("unpoisoned") {
+            events.iter_mut().for_each(edit);
+        }
+        Ok(events)
     }
     async fn head(&self) -> Result<LogHead> {
         self.check()?;

@@ -26,6 +26,12 @@ async fn a_log_moves_and_is_renewed() {
 }
 
 #[tokio::test]
+async fn a_log_can_be_held() {
+    let log = Arc::new(MemoryLog::new(Context::Units, Arc::new(SystemClock)));
+    conformance::log::a_log_that_is_held_takes_nothing_until_it_is_let_go(log).await;
+}
+
+#[tokio::test]
 async fn the_position_before_an_instant_is_found_without_reading_the_log() {
     let at = |second: i64| domain::Timestamp::from_second(second).expect("an instant");
     let clock = Arc::new(ManualClock::at(at(0)));

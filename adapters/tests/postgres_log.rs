@@ -48,6 +48,14 @@ async fn a_log_moves_to_the_other_mode_and_back_as_it_was() {
 }
 
 #[tokio::test]
+async fn a_log_can_be_held() {
+    let cluster = Cluster::with_logs(UNITS).await;
+    // As an operator holds it.
+    let log = PostgresLog::connect(Context::Units, &cluster.server("casitas_command"));
+    conformance::log::a_log_that_is_held_takes_nothing_until_it_is_let_go(Arc::new(log)).await;
+}
+
+#[tokio::test]
 async fn no_service_may_import() {
     let cluster = Cluster::with_logs(UNITS).await;
     let import = Import { incarnation: Uuid::now_v7(), ..Import::default() };

@@ -65,6 +65,12 @@ async fn a_log_moves_and_is_renewed() {
 }
 
 #[tokio::test]
+async fn a_log_can_be_held() {
+    let lab = Lab::new();
+    conformance::log::a_log_that_is_held_takes_nothing_until_it_is_let_go(Arc::new(lab.log().await)).await;
+}
+
+#[tokio::test]
 async fn the_search_for_units_begins_at_the_cheapest_and_needs_no_sorting() {
     let lab = Lab::new();
     let views = lab.folder.views().await.expect("the views");

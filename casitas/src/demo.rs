@@ -23,6 +23,7 @@ use std::io::{IsTerminal, Write};
 use anyhow::{Result, ensure};
 use commands::Handler;
 use domain::Context;
+use serde::Serialize;
 
 use crate::platform::Platform;
 use blueprint::Blueprint;
@@ -48,7 +49,7 @@ impl Default for Plan {
 }
 
 /// What was written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Summary {
     pub properties: usize,
     pub cities: usize,

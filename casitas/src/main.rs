@@ -24,6 +24,7 @@ use adapters::postgres::{Databases, PostgresServer, RolePasswords, migrate};
 use adapters::sqlite::DataFolder;
 use anyhow::{Context, Result};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use serde_json::json;
 use tokio::sync::mpsc;
 
 use config::Settings;
@@ -196,7 +197,7 @@ async fn run(cli: Cli) -> Result<u8> {
         Some(Command::QueryApi) => roles::query_api(&settings).await?,
         Some(Command::Projector) => roles::projector_role(&settings).await?,
         Some(Command::ReportWorker) => roles::report_worker_role(&settings).await?,
-        Some(Command::Migrate) => migrate_all(&settings).await?,
+        Some(Command::Migrate) => migrate_all(&settings, cli.output).await?,
         Some(Command::Secrets(SecretsVerb::Init { folder, group_readable, world_readable, mount })) => {
             let readable = match (group_readable, world_readable) {
                 (true, _) => Readable::Group,
@@ -204,23 +205,35 @@ async fn run(cli: Cli) -> Result<u8> {
                 _ => Readable::Owner,
             };
             let made = secrets::init(&folder, readable, mount.as_deref())?;
-            match made.len() {
-                0 => eprintln!("{}: every secret was there already", folder.display()),
-                count => eprintln!("{}: made {count} secrets", folder.display()),
-            }
+            let (folder, count) = (folder.display().to_string(), made.len());
+            output::one(cli.output, json!({"folder": folder, "made": made}), || match count {
+                0 => eprintln!("{folder}: every secret was there already"),
+                count => eprintln!("{folder}: made {count} secrets"),
+            });
         }
         Some(Command::Seed(SeedVerb::Demo { units, years, seed })) => {
-            seed_demo(&settings, demo::Plan { units, years, seed }).await?;
+            seed_demo(&settings, demo::Plan { units, years, seed }, cli.output).await?;
         }
         Some(Command::Completions { shell }) => {
-            clap_complete::generate(shell, &mut command_line(), "casitas", &mut std::io::stdout());
+            let mut script = vec![];
+            clap_complete::generate(shell, &mut command_line(), "casitas", &mut script);
+            output::text(cli.output, "script", &script)?;
         }
-        Some(Command::Man { folder }) => match folder {
-            None => clap_mangen::Man::new(command_line()).render(&mut std::io::stdout())?,
-            Some(folder) => clap_mangen::generate_to(command_line(), &folder)
-                .with_context(|| format!("the pages cannot be written to {}", folder.display()))?,
+        Some(Command::Man { folder: None }) => {
+            let mut page = vec![];
+            clap_mangen::Man::new(command_line()).render(&mut page)?;
+            output::text(cli.output, "page", &page)?;
+        }
+        Some(Command::Man { folder: Some(folder) }) => {
+            clap_mangen::generate_to(command_line(), &folder)
+                .with_context(|| format!("the pages cannot be written to {}", folder.display()))?;
+            output::one(cli.output, json!({"folder": folder.display().to_string()}), || {});
+        }
+        // JSON in any case; a row is one line of it.
+        Some(Command::Openapi) => match cli.output {
+            Some(Output::Ndjson) => println!("{}", openapi::document().to_json()?),
+            None | Some(Output::Table | Output::Json) => println!("{}", openapi::document().to_pretty_json()?),
         },
-        Some(Command::Openapi) => println!("{}", openapi::document().to_pretty_json()?),
         Some(Command::Restore(args)) => {
             let mut printer = Printer::new(cli.output, false);
             let exit = transfer::restore(&settings, &args, &mut printer).await?;
@@ -232,7 +245,7 @@ async fn run(cli: Cli) -> Result<u8> {
     Ok(exit::OK)
 }
 
-async fn migrate_all(settings: &Settings) -> Result<()> {
+async fn migrate_all(settings: &Settings, output: Option<Output>) -> Result<()> {
     let address = settings
         .postgres
         .as_deref()
@@ -250,12 +263,14 @@ async fn migrate_all(settings: &Settings) -> Result<()> {
         worker: secrets.read("db_worker")?,
     };
     migrate(&owner, &passwords, &Databases::all()).await.map_err(chained)?;
-    eprintln!("the databases on {address} are up to date");
+    output::one(output, json!({"server": address, "result": "up to date"}), || {
+        eprintln!("the databases on {address} are up to date");
+    });
     Ok(())
 }
 
 /// Distributed, the projector runs elsewhere; embedded, it runs here for as long as the seeding takes.
-async fn seed_demo(settings: &Settings, plan: demo::Plan) -> Result<()> {
+async fn seed_demo(settings: &Settings, plan: demo::Plan, output: Option<Output>) -> Result<()> {
     let platform = Platform::open(settings, Role::Operator).await?;
     let handler = platform.handler()?;
     let shutdown = tokio_util::sync::CancellationToken::new();
@@ -268,7 +283,8 @@ async fn seed_demo(settings: &Settings, plan: demo::Plan) -> Result<()> {
     if let Some(projector) = projector {
         projector.await?;
     }
-    println!("demo data loaded: {}", summary?);
+    let summary = summary?;
+    output::one(output, json!(summary), || println!("demo data loaded: {summary}"));
     Ok(())
 }
 
@@ -475,6 +491,10 @@ mod tests {
             (
                 "events export 'all of it.ndjson' -o ndjson --zstd --keys k",
                 "events export 'all of it.ndjson' --resume --zstd --keys k --output ndjson",
+            ),
+            (
+                "events export --format cloudevents cloud.ndjson --postgres db:5432",
+                "events export cloud.ndjson --resume --format cloudevents --postgres db:5432",
             ),
             (
                 "events import all.ndjson --without-keys --postgres db:5432",

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use clap::Subcommand;
-use commands::Handler;
+use commands::{CommandError, Handler};
 use domain::Context;
 use ports::{EventLog, ViewSnapshot};
 use projector::{Board, Rebuilder};
@@ -184,6 +184,14 @@ pub fn chained(error: ports::Error) -> anyhow::Error {
     match error {
         ports::Error::Unavailable { .. } => Refusal::new(crate::exit::DEPENDENCY_DOWN, error.chain()).into(),
         error => anyhow::anyhow!("{}", error.chain()),
+    }
+}
+
+/// Of a command that was not done: with the exit code that tells an outage from a refusal.
+fn undone(error: CommandError) -> anyhow::Error {
+    match error {
+        CommandError::Port(error) => chained(error),
+        error => error.into(),
     }
 }
 

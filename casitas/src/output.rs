@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use comfy_table::presets::NOTHING;
 use comfy_table::{ColumnConstraint, Table, Width};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::operator::Refusal;
 
@@ -33,6 +33,29 @@ impl Output {
             return Err(Refusal::new(NOT_UNDERSTOOD, message));
         }
         Ok(())
+    }
+}
+
+/// The result of a verb that has one, of which people are told in words instead of a table.
+pub fn one(output: Option<Output>, row: Value, in_words: impl FnOnce()) {
+    let mut printer = Printer::new(output, false);
+    match printer.output {
+        Output::Table => in_words(),
+        Output::Json | Output::Ndjson => {
+            printer.row(row);
+            printer.finish();
+        }
+    }
+}
+
+/// What is for another program, e.g. a shell: as it is, or in a row where rows were asked for.
+pub fn text(output: Option<Output>, name: &str, text: &[u8]) -> std::io::Result<()> {
+    match output {
+        None | Some(Output::Table) => write_now(&mut std::io::stdout(), text),
+        Some(Output::Json | Output::Ndjson) => {
+            one(output, json!({ name: String::from_utf8_lossy(text) }), || {});
+            Ok(())
+        }
     }
 }
 
@@ -111,7 +134,7 @@ impl Printer {
             }
         };
         // A reader that has seen enough, like `head`, is no error.
-        self.closed |= write_now(&mut self.out, &format!("{text}\n")).is_err();
+        self.closed |= write_now(&mut self.out, format!("{text}\n").as_bytes()).is_err();
         !self.closed
     }
 
@@ -142,7 +165,7 @@ impl Printer {
 
     /// Whether anybody sees how far the work is makes no difference to it.
     fn tell(&mut self, text: &str) {
-        let _ = write_now(&mut self.err, text);
+        let _ = write_now(&mut self.err, text.as_bytes());
     }
 
     pub fn finish(mut self) {
@@ -153,13 +176,13 @@ impl Printer {
             (Output::Table, _) => table(&self.rows),
             (Output::Json, _) => serde_json::to_string_pretty(&self.rows).unwrap_or_default(),
         };
-        let _ = write_now(&mut self.out, &format!("{text}\n"));
+        let _ = write_now(&mut self.out, format!("{text}\n").as_bytes());
     }
 }
 
 /// Also into a pipe, where lines would wait for each other otherwise.
-fn write_now(to: &mut dyn Write, text: &str) -> std::io::Result<()> {
-    to.write_all(text.as_bytes())?;
+fn write_now(to: &mut dyn Write, text: &[u8]) -> std::io::Result<()> {
+    to.write_all(text)?;
     to.flush()
 }
 
@@ -295,8 +318,6 @@ impl Streamed {
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
-
-    use serde_json::json;
 
     use super::*;
 

@@ -159,3 +159,31 @@ fn every_verb_that_changes_nothing_answers_in_each_form() {
         }
     }
 }
+
+#[test]
+fn what_people_are_told_in_words_is_rows_where_rows_are_asked_for() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let array =
+        |text: String| -> Vec<Value> { serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")) };
+    let line = |text: String| -> Value { serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}")) };
+
+    let secrets = folder.path().join("secrets");
+    let init = |form: &str| printed(casitas().args(["secrets", "init"]).arg(&secrets).args(["-o", form]));
+    let made = array(init("json"));
+    assert!(made.len() == 1 && made[0]["made"].as_array().is_some_and(|names| names.len() > 10), "{made:?}");
+    let again = line(init("ndjson"));
+    assert!(again["made"].as_array().is_some_and(Vec::is_empty), "{again}");
+    assert_eq!(init("table"), "", "people are told beside standard output");
+
+    let data = folder.path().join("data");
+    let plan = ["--units", "1", "--years", "1", "-o", "json", "--data-dir"];
+    let seeded = array(printed(casitas().args(["seed", "demo"]).args(plan).arg(&data)));
+    assert!(seeded.len() == 1 && seeded[0]["units"] == 1 && seeded[0]["properties"] == 1, "{seeded:?}");
+
+    let script = array(printed(casitas().args(["completions", "bash", "-o", "json"])));
+    assert!(script[0]["script"].as_str().is_some_and(|text| text.contains("dead-letters")), "{script:?}");
+    let page = line(printed(casitas().args(["man", "-o", "ndjson"])));
+    assert!(page["page"].as_str().is_some_and(|text| text.contains(".SH SYNOPSIS")), "{page}");
+    let openapi = printed(casitas().args(["openapi", "-o", "ndjson"]));
+    assert!(openapi.lines().count() == 1 && line(openapi.clone())["paths"].is_object(), "{openapi}");
+}

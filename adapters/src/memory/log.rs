@@ -17,6 +17,8 @@ use crate::stored::{DAY_US, KEY_DAYS, READ_MAX, by_stream, check_batch, distinct
 pub struct MemoryLog {
     pub(super) context: Context,
     pub(super) clock: Arc<dyn Clock>,
+    /// Of the one who appends, or keeps others from it.
+    pub(super) turn: Arc<tokio::sync::Mutex<()>>,
     state: Mutex<State>,
 }
 
@@ -58,7 +60,7 @@ impl MemoryLog {
             followers: HashMap::new(),
             chain: Vec::new(),
         };
-        Self { context, clock, state: Mutex::new(state) }
+        Self { context, clock, turn: Arc::default(), state: Mutex::new(state) }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -192,6 +194,7 @@ impl EventLog for MemoryLog {
 
     async fn append(&self, batch: &[AppendRequest]) -> Result<Vec<AppendOutcome>> {
         check_batch(self.context, batch)?;
+        let _turn = self.turn.lock().await;
         let mut state = self.state();
         let now = from_micros(micros(self.clock.now()))?;
         state.check_ids(batch, now)?;

@@ -1,7 +1,7 @@
 //! Export and import of the log in memory.
 
 use async_trait::async_trait;
-use ports::{Error, FollowerAt, Import, Incarnation, KeptKey, KeyRecord, Result, Transfer, WrappedKey};
+use ports::{Error, FollowerAt, Held, Import, Incarnation, KeptKey, KeyRecord, Result, Transfer, WrappedKey};
 use serde_json::value::to_raw_value;
 use uuid::Uuid;
 
@@ -46,6 +46,10 @@ impl Transfer for MemoryLog {
             state.subjects.values().filter(|key| after.is_none_or(|after| &*key.subject > after)).collect();
         keys.sort_by(|a, b| a.subject.cmp(&b.subject));
         Ok(keys.into_iter().take(limit).cloned().collect())
+    }
+
+    async fn hold(&self) -> Result<Held> {
+        Ok(Box::new(self.turn.clone().lock_owned().await))
     }
 
     async fn import(&self, import: &Import) -> Result<()> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use domain::StreamId;
-use ports::{Checkpoint, Error, FollowerAt, Import, Incarnation, KeptKey, Result, Transfer, WrappedKey};
+use ports::{Checkpoint, Error, FollowerAt, Held, Import, Incarnation, KeptKey, Result, Transfer, WrappedKey};
 use serde_json::value::RawValue;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Connection, Executor};
@@ -27,6 +27,10 @@ const WRAPPED: &str = "SELECT subject, wrapped, (extract(epoch FROM created_at) 
 
 /// The lock of `casitas_append`, in a statement of its own, and no longer than the session can be heard of.
 const LOCK: &str = "SET LOCAL idle_in_transaction_session_timeout = '10s'; SET LOCAL lock_timeout = '4s';
+    SELECT pg_advisory_xact_lock(7161131779257103137)";
+
+/// The same lock for who only looks, held until the session ends; the server ends one that is not heard of.
+const HOLD: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '2s'; SET LOCAL lock_timeout = '1s';
     SELECT pg_advisory_xact_lock(7161131779257103137)";
 
 const PLACE: &str = "SELECT incarnation, coalesce((SELECT max(position) FROM events), 0) AS head FROM log_incarnation";
@@ -104,6 +108,15 @@ impl Transfer for PostgresLog {
             })
         };
         rows.iter().map(wrapped).collect()
+    }
+
+    async fn hold(&self) -> Result<Held> {
+        let mut connection = acquire(&self.connected().pool, self.what()).await?;
+        // Its end lets go, also when it waits for the lock and nobody waits for it any more.
+        connection.close_on_drop();
+        let session: &mut PgConnection = &mut connection;
+        within(self.what(), Call::Read, session.execute(sqlx::raw_sql(HOLD))).await?;
+        Ok(Box::new(connection))
     }
 
     async fn import(&self, import: &Import) -> Result<()> {

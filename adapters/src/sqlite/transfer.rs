@@ -1,7 +1,7 @@
 //! Export and import of a log: the tables beside the events, and a stretch written as it was.
 
 use async_trait::async_trait;
-use ports::{Checkpoint, FollowerAt, Import, Incarnation, KeptKey, Recorded, Result, Transfer, WrappedKey};
+use ports::{Checkpoint, FollowerAt, Held, Import, Incarnation, KeptKey, Recorded, Result, Transfer, WrappedKey};
 use serde_json::value::RawValue;
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
@@ -72,6 +72,11 @@ impl Transfer for SqliteLog {
             })
         };
         rows.iter().map(wrapped).collect()
+    }
+
+    /// The write transaction, which then writes nothing.
+    async fn hold(&self) -> Result<Held> {
+        Ok(Box::new(self.file.begin().await?))
     }
 
     async fn import(&self, import: &Import) -> Result<()> {

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::export::{Export, Format, ResumeAt};
 pub use self::filter::EventFilter;
+pub(super) use self::filter::stream_id;
 use self::masked::Reveal;
 pub use self::masked::data as masked_data;
 pub(super) use self::masked::whole;

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
-use commands::{CommandError, Issue, step};
+use commands::{CommandError, step};
 use domain::reports::{Report, ReportCommand, ReportQueue, ReportState};
-use domain::{AggregateKind, ReportId, StreamId, Timestamp};
+use domain::{AggregateKind, RefusalClass, ReportId, StreamId, Timestamp};
 use jiff::SignedDuration;
 use ports::{DeadLetters, EventQuery, Position, Priority};
 use read_models::reports::{ReportOut, ReportsFilter, report, reports};
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Operator, Refusal, Rows, chained};
+use super::{Operator, Refusal, Rows, chained, undone};
 use crate::exit;
 
 const LETTERS_MAX: usize = 10_000;
@@ -190,8 +190,7 @@ impl Operator {
 
     async fn show_job(&self, id: Uuid, rows: &Rows) -> Result<u8> {
         let Some(found) = self.job(id).await? else {
-            let message = format!("there is no report {id}; `casitas jobs list` shows the newest");
-            return Err(Refusal::new(exit::NOT_FOUND, message).into());
+            return Err(Refusal::new(exit::NOT_FOUND, no_report(id)).into());
         };
         let log = self.platform.logs.get(domain::Context::Reports).map_err(chained)?;
         let stream = Some(StreamId::new(AggregateKind::Report, id.to_string()));
@@ -229,20 +228,28 @@ impl Operator {
                 found.into_iter().map(|report| report.report_id.0).collect()
             }
         };
-        let (mut changed, mut refused) = (vec![], 0);
+        let alone = ids.len() == 1;
+        let (mut changed, mut refused, mut missing) = (vec![], 0, 0);
         for id in ids {
-            let (state, detail) =
-                match handler.execute(&Issue::by("cli"), &[step::<Report>(id.to_string(), change.command())]).await {
-                    Ok(_) => {
-                        changed.push(Some(id));
-                        (change.done(), String::new())
+            let steps = [step::<Report>(id.to_string(), change.command())];
+            let (state, detail) = match handler.execute(&self.issue(), &steps).await {
+                Ok(_) => {
+                    changed.push(Some(id));
+                    (change.done(), String::new())
+                }
+                Err(CommandError::Refused(refusal)) if refusal.class == RefusalClass::NotFound => {
+                    if alone {
+                        return Err(Refusal::new(exit::NOT_FOUND, no_report(id)).into());
                     }
-                    Err(CommandError::Refused(refusal)) => {
-                        refused += 1;
-                        ("refused", refusal.message)
-                    }
-                    Err(error) => return Err(error.into()),
-                };
+                    missing += 1;
+                    ("not found", no_report(id))
+                }
+                Err(CommandError::Refused(refusal)) => {
+                    refused += 1;
+                    ("refused", refusal.message)
+                }
+                Err(error) => return Err(undone(error)),
+            };
             rows.send(json!({"report_id": id, "state": state, "detail": detail})).await?;
         }
         if change == Change::Retry
@@ -253,11 +260,7 @@ impl Operator {
             let detail = format!("the dead letters of these reports are still there: {}", error.chain());
             rows.send(json!({"report_id": null, "state": "warning", "detail": detail})).await?;
         }
-        Ok(match (changed.len(), refused) {
-            (_, 0) => exit::OK,
-            (0, _) => exit::FAILED,
-            _ => exit::PARTLY,
-        })
+        Ok(ended(changed.len(), refused, missing))
     }
 
     fn letters(&self) -> Result<&dyn DeadLetters> {
@@ -309,6 +312,20 @@ impl Operator {
     }
 }
 
+fn no_report(id: Uuid) -> String {
+    format!("there is no report {id}; `casitas jobs list` shows the newest")
+}
+
+/// The exit code, of how many jobs were changed, how many did not allow it, and how many are not there.
+fn ended(changed: usize, refused: usize, missing: usize) -> u8 {
+    match (changed, refused, missing) {
+        (_, 0, 0) => exit::OK,
+        (0, 0, _) => exit::NOT_FOUND,
+        (0, _, _) => exit::FAILED,
+        _ => exit::PARTLY,
+    }
+}
+
 fn row(report: &ReportOut) -> Value {
     json!({
         "report_id": report.report_id,
@@ -336,5 +353,13 @@ mod tests {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
         assert!(state("Dead").is_err() && queue("medium").is_err());
+    }
+
+    #[test]
+    fn the_exit_code_tells_what_is_not_there_from_what_was_refused() {
+        assert_eq!([ended(0, 0, 0), ended(2, 0, 0)], [exit::OK; 2]);
+        assert_eq!([ended(0, 0, 1), ended(0, 0, 2)], [exit::NOT_FOUND; 2]);
+        assert_eq!([ended(0, 1, 0), ended(0, 1, 1)], [exit::FAILED; 2]);
+        assert_eq!([ended(1, 1, 0), ended(1, 0, 1), ended(1, 1, 1)], [exit::PARTLY; 3]);
     }
 }

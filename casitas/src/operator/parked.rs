@@ -1,13 +1,11 @@
 //! `casitas parked`: streams that a read model does not fold, because one of their events could not be taken.
 
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::Subcommand;
 use domain::auth::OperatorAction;
-use domain::{AggregateKind, StreamId};
 use ports::{Ask, EventLog, EventQuery, ParkedStream, Position, Standing};
 use projector::{Skips, attend_parked};
 use read_models::ReadModel;
@@ -47,7 +45,7 @@ pub enum Parked {
     ///
     /// All of it or, if one still cannot be taken, up to that one. Exit 1 when it stays parked.
     #[command(
-        after_help = "Examples:\n  casitas parked retry units unit:0192d3c4-0000-7000-8000-000000000001\n  casitas parked retry --all --reason 'upgraded to 0.9.1'"
+        after_help = "Examples:\n  casitas parked retry units unit:0192d3c4-0000-7000-8000-000000000001 --reason 'upgraded to 0.9.1'\n  casitas parked retry --all --reason 'upgraded to 0.9.1'"
     )]
     Retry {
         #[arg(required_unless_present = "all")]
@@ -62,7 +60,7 @@ pub enum Parked {
         skipped: bool,
         /// Kept in the record of what operators did.
         #[arg(long)]
-        reason: Option<String>,
+        reason: String,
     },
     /// Give up the one event that could not be taken, in this read model, and fold the stream's later events.
     ///
@@ -95,11 +93,16 @@ pub(super) struct Found {
 /// What is asked for, and why.
 struct Wish {
     ask: Ask,
-    reason: Option<String>,
+    reason: String,
 }
 
 impl Operator {
     pub(super) async fn parked(&self, verb: Parked, rows: &Rows) -> Result<u8> {
+        if let Parked::Retry { reason, .. } | Parked::Skip { reason, .. } = &verb
+            && reason.trim().is_empty()
+        {
+            return Err(misunderstood("--reason must say why: it is kept in the record of what operators did"));
+        }
         match verb {
             Parked::List { model } => {
                 let found = self.all_parked(model.as_deref()).await?;
@@ -113,7 +116,7 @@ impl Operator {
                 None => Err(not_parked(&model, &stream)),
             },
             Parked::Retry { model: Some(model), stream: Some(stream), skipped: true, all: _, reason } => {
-                self.take_back(&model, &stream, reason, rows).await
+                self.take_back(&model, &stream, &reason, rows).await
             }
             Parked::Retry { model, stream, skipped: _, all: _, reason } => {
                 let found = match (&model, &stream) {
@@ -126,15 +129,12 @@ impl Operator {
                 self.ask(found, &Wish { ask: Ask::Retry, reason }, rows).await
             }
             Parked::Skip { model, stream, all, reason } => {
-                if reason.trim().is_empty() {
-                    return Err(misunderstood("--reason must say why the event is given up"));
-                }
                 let Some(stream) = all.or(stream) else { return Err(misunderstood("which stream is it?")) };
                 let found = self.parked_at(model.as_deref(), &stream).await?;
                 if found.is_empty() {
                     return Err(not_parked(model.as_deref().unwrap_or("any read model"), &stream));
                 }
-                self.ask(found, &Wish { ask: Ask::Skip, reason: Some(reason) }, rows).await
+                self.ask(found, &Wish { ask: Ask::Skip, reason }, rows).await
             }
         }
     }
@@ -162,7 +162,7 @@ impl Operator {
 
     /// A stream as it is parked in one model or in any.
     async fn parked_at(&self, model: Option<&str>, stream: &str) -> Result<Vec<Found>> {
-        let stream = stream_of(stream)?;
+        let stream = events::stream_id(stream)?;
         let mut found = self.all_parked(model).await?;
         found.retain(|found| found.parked.stream == stream);
         Ok(found)
@@ -199,7 +199,7 @@ impl Operator {
         let mut row = self.parked_row(found).await?;
         let (name, stream) = (found.model.spec().name, &found.parked.stream);
         let next = format!(
-            "casitas parked retry {name} {stream}, with a build that can take the event; or give it up: \
+            "casitas parked retry {name} {stream} --reason 'this build can take the event'; or give it up: \
              casitas parked skip {name} {stream} --reason WHY"
         );
         if let Some(fields) = row.as_object_mut() {
@@ -263,7 +263,7 @@ impl Operator {
             Ask::Retry => OperatorAction::RetryParked { model, stream, position },
             Ask::Skip => OperatorAction::SkipParked { model, stream, position, event_id: found.parked.event_id },
         };
-        self.record(action, wish.reason.clone()).await
+        self.record(action, Some(wish.reason.clone())).await
     }
 
     /// For the model's leader, and for who folds other generations in which the stream waits at the same event: a rollback is to
@@ -286,8 +286,8 @@ impl Operator {
     }
 
     /// Rebuilds fold what was skipped of a stream from now on. Its live rows stay as they are: later events are in them already.
-    async fn take_back(&self, model: &str, stream: &str, reason: Option<String>, rows: &Rows) -> Result<u8> {
-        let (model, stream) = (projections::model(model)?, stream_of(stream)?);
+    async fn take_back(&self, model: &str, stream: &str, reason: &str, rows: &Rows) -> Result<u8> {
+        let (model, stream) = (projections::model(model)?, events::stream_id(stream)?);
         let (name, logs) = (model.spec().name, &self.platform.logs);
         let positions = Skips::of(name, logs).await.map_err(chained)?.of_stream(&stream);
         if positions.is_empty() {
@@ -300,7 +300,7 @@ impl Operator {
         let stream = stream.to_string();
         for position in positions {
             let action = OperatorAction::RetryParked { model: name.to_owned(), stream: stream.clone(), position };
-            self.record(action, reason.clone()).await?;
+            self.record(action, Some(reason.to_owned())).await?;
             let detail = format!(
                 "the next rebuild folds it; the live rows lack it, so that takes `casitas projections rebuild {name} --force`"
             );
@@ -359,13 +359,6 @@ enum Outcome {
     Parked(ParkedStream),
     /// Nobody has looked yet.
     Waiting,
-}
-
-fn stream_of(text: &str) -> Result<StreamId> {
-    let Some((kind, id)) = text.split_once(':') else {
-        return Err(misunderstood(format!("{text:?} is no stream: write KIND:ID, e.g. unit:0192…")));
-    };
-    Ok(StreamId::new(AggregateKind::from_str(kind).map_err(|error| misunderstood(error.to_string()))?, id))
 }
 
 fn not_parked(model: &str, stream: &str) -> anyhow::Error {

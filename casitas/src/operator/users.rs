@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Subcommand;
-use commands::{Issue, step};
+use commands::step;
 use domain::UserId;
 use domain::auth::{
     PasswordHash, RegisterUser, Role as UserRole, User, UserCommand, UserDetails, UserNameClaim, UserNameClaimCommand,
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{Operator, Rows};
+use super::{Operator, Rows, undone};
 use crate::exit;
 
 #[derive(Clone, Debug, Subcommand, Serialize, Deserialize)]
@@ -75,7 +75,7 @@ impl Operator {
         });
         let claim = UserNameClaimCommand::ClaimUserName { user_id: id };
         let steps = [step::<User>(id.to_string(), register), step::<UserNameClaim>(username.clone(), claim)];
-        match handler.execute(&Issue::by("cli"), &steps).await {
+        match handler.execute(&self.issue(), &steps).await {
             Ok(_) => {
                 rows.send(json!({"id": id, "username": username})).await?;
                 Ok(exit::OK)
@@ -83,7 +83,7 @@ impl Operator {
             Err(error) if error.refusal().is_some_and(|refusal| refusal.code == "USERNAME_TAKEN") => {
                 bail!("the user name {username} is taken; choose another")
             }
-            Err(error) => Err(error.into()),
+            Err(error) => Err(undone(error)),
         }
     }
 }

@@ -4,14 +4,19 @@ use anyhow::{Context as _, Result};
 use commands::{Issue, step};
 use domain::auth::{Operations, OperationsCommand, OperatorAction};
 
-use super::Operator;
+use super::{Operator, undone};
 
 impl Operator {
+    /// A command of whoever operates: the event names the account, e.g. `cli:ana (1000)`.
+    pub(super) fn issue(&self) -> Issue {
+        Issue::by(format!("cli:{}", self.by))
+    }
+
     /// Records an action in the Operations stream, durably, before it is done.
     pub(super) async fn record(&self, action: OperatorAction, reason: Option<String>) -> Result<()> {
         let handler = self.handler.as_ref().context("this process cannot write")?;
         let command = OperationsCommand { by: self.by.clone(), reason, action };
-        handler.execute(&Issue::by("cli"), &[step::<Operations>(Operations::ID, command)]).await?;
+        handler.execute(&self.issue(), &[step::<Operations>(Operations::ID, command)]).await.map_err(undone)?;
         Ok(())
     }
 }

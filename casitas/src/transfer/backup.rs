@@ -44,12 +44,9 @@ pub async fn backup(platform: &Platform, dest: &Path, with_master_key: bool) -> 
         .map(|context| platform.logs.get(context).cloned())
         .collect::<Result<_, _>>()
         .map_err(chained)?;
-    let cut = cut(&logs).await?;
-    if !cut.steady {
-        bail!("the logs are written to without a pause, so that they cannot be copied as of one moment: try again");
-    }
+    let header = cut(&logs).await?;
     let mut rows = vec![];
-    for (log, head) in logs.iter().zip(&cut.header.contexts) {
+    for (log, head) in logs.iter().zip(&header.contexts) {
         let copy = folder.log(log.context(), platform.clock.clone()).await.map_err(chained)?;
         let copied = copy_log(&**log, &copy, head).await;
         copy.close().await;
@@ -62,8 +59,7 @@ pub async fn backup(platform: &Platform, dest: &Path, with_master_key: bool) -> 
     if with_master_key {
         crate::secrets::keep_master_key(&platform.secrets, &part.join("keys"))?;
     }
-    let manifest =
-        Manifest { casitas_backup: MANIFEST_VERSION, made_at: platform.clock.now(), contexts: cut.header.contexts };
+    let manifest = Manifest { casitas_backup: MANIFEST_VERSION, made_at: platform.clock.now(), contexts: header.contexts };
     fs::write(part.join(MANIFEST), serde_json::to_string_pretty(&manifest)?)?;
     drop(folder);
     fs::remove_file(part.join("casitas.lock"))?;

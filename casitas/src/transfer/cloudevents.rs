@@ -1,7 +1,8 @@
 //! An event as a CloudEvent 1.0 (JSON), personal data masked.
 
 use anyhow::Result;
-use ports::Recorded;
+use domain::Context;
+use ports::{Position, Recorded};
 use serde_json::{Value, json};
 
 use crate::operator::masked_data;
@@ -36,9 +37,13 @@ pub fn cloud_event(event: &Recorded) -> Result<Value> {
     Ok(value)
 }
 
+/// Where an event stands.
+pub fn place_of(event: &Value) -> Option<(Context, Position)> {
+    let context: Context = event["source"].as_str()?.strip_prefix("/casitas/")?.parse().ok()?;
+    Some((context, event["position"].as_str()?.parse().ok()?))
+}
+
 /// Where to go on behind an event that was delivered.
 pub fn place_behind(event: &Value) -> Option<String> {
-    let context = event["source"].as_str()?.strip_prefix("/casitas/")?;
-    let position: u64 = event["position"].as_str()?.parse().ok()?;
-    Some(format!("{context}:{}", position + 1))
+    place_of(event).map(|(context, position)| format!("{context}:{}", position + 1))
 }

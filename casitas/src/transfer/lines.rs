@@ -142,7 +142,7 @@ impl LineReader {
     /// The next line; `None` where the file ends, or breaks off in the middle of one. A trailer must agree with what was read, and
     /// nothing may follow it.
     pub fn next(&mut self) -> Result<Option<Line>> {
-        if !self.advance().with_context(|| self.place())? {
+        if !self.step()? {
             return Ok(None);
         }
         let line: Line = serde_json::from_str(&self.text)
@@ -171,6 +171,11 @@ impl LineReader {
         Ok(Some(line))
     }
 
+    /// Goes to the next line, whatever it says; `false` where the file ends, or breaks off in the middle of one.
+    pub fn step(&mut self) -> Result<bool> {
+        self.advance().with_context(|| self.place())
+    }
+
     /// The line that was read last, as it stands in the file.
     pub fn text(&self) -> &str {
         &self.text
@@ -181,12 +186,15 @@ impl LineReader {
     }
 
     fn advance(&mut self) -> std::io::Result<bool> {
-        self.text.clear();
+        // Bytes, because a line may break off in the middle of a letter.
+        let mut line = std::mem::take(&mut self.text).into_bytes();
+        line.clear();
         self.number += 1;
-        let read = (&mut self.input).take(LINE_MAX).read_line(&mut self.text);
+        let read = (&mut self.input).take(LINE_MAX).read_until(b'\n', &mut line);
         match read {
-            Ok(_) if self.text.ends_with('\n') => {
-                self.text.pop();
+            Ok(_) if line.ends_with(b"\n") => {
+                line.pop();
+                self.text = String::from_utf8(line).map_err(std::io::Error::other)?;
                 Ok(true)
             }
             // The end, or a last line that was not finished.

@@ -1,12 +1,15 @@
 //! `events export`, the side at the file. The lines come from whoever has the logs: this process, or the `serve` beside it.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use domain::Context;
+use ports::Position;
 use serde_json::{Value, json};
 
-use super::format::{Header, Line, SUBJECT_KEYS, VERSION};
+use super::cloudevents::place_of;
+use super::format::{EVENTS, Header, Line, SUBJECT_KEYS, VERSION};
 use super::lines::{LineReader, LineWriter, beside};
 use super::progress::Progress;
 use crate::config::Settings;
@@ -18,8 +21,7 @@ use crate::output::Printer;
 /// Runs the verb; answers the exit code.
 pub async fn export(settings: &Settings, mut export: Export, printer: &mut Printer) -> Result<u8> {
     let Some(mut files) = Files::open(&mut export)? else { return Ok(exit::CONFLICT) };
-    let format = export.format;
-    let (path, stdout, again) = (export.file.clone(), export.file == Path::new("-"), export.again(&settings.said));
+    let (asked, stdout) = (export.clone(), export.file == Path::new("-"));
     let mut interrupts = Interrupts::listen()?;
     let done = tokio::select! {
         done = crate::perform(settings, Verb::Events(Events::Export(export)), |row| files.take(&row)) => done,
@@ -39,16 +41,21 @@ pub async fn export(settings: &Settings, mut export: Export, printer: &mut Print
         if let Some(error) = error {
             eprintln!("error: {error:#}");
         }
-        let (events, at) = (files.events, files.at.clone());
+        let (events, at) = (files.events, files.at);
         files.keep_parts()?;
-        let place = at.map_or_else(|| "nothing".to_owned(), |at| format!("{events} events, the last {at},"));
-        match stdout || format != Format::Native {
-            true => eprintln!("the export is not complete: {place} was written"),
-            false => eprintln!(
-                "the export is not complete: {place} is in {}; go on with: {again}",
-                beside(&path, ".part").display()
-            ),
-        }
+        let place = match at {
+            Some((context, position)) => format!("{events} events, the last {context}:{position},"),
+            None => "nothing".to_owned(),
+        };
+        // The command ends what is said: the rest of the line is for the shell.
+        let (there, next) = match stdout {
+            true => ("was written".to_owned(), asked.rest_of_pipe(at, &settings.said)),
+            false => {
+                let part = beside(&asked.file, ".part");
+                (format!("is in {}", part.display()), format!("go on with: {}", asked.again(&settings.said)))
+            }
+        };
+        eprintln!("the export is not complete: {place} {there}; {next}");
         return Ok(code);
     }
     let row = files.finish()?;
@@ -65,12 +72,14 @@ struct Files {
     subjects: Option<LineWriter>,
     format: Format,
     header: Option<Header>,
+    /// Where the header of CloudEvents stands until their file is complete: it is none of their lines.
+    head: Option<PathBuf>,
     resumed: bool,
     events: u64,
     keys: u64,
     subject_keys: u64,
-    /// The last event that was written, `context:position`.
-    at: Option<String>,
+    /// The last event that was written.
+    at: Option<(Context, Position)>,
     failed: Option<anyhow::Error>,
     progress: Progress,
 }
@@ -80,7 +89,6 @@ impl Files {
     fn open(export: &mut Export) -> Result<Option<Self>> {
         let native = export.format == Format::Native;
         let stdout = export.file == Path::new("-");
-        ensure!(native || !export.resume, "--resume is for the native format: a cut-off export of CloudEvents begins anew");
         ensure!(!stdout || !export.resume, "--resume needs a file");
         ensure!(
             !(stdout && native && export.keys.is_none() && !export.without_keys),
@@ -93,12 +101,14 @@ impl Files {
             return Ok(None);
         }
         if !stdout && part.exists() && !export.resume {
-            let next = match native {
-                true => "--resume goes on with it; remove it to begin anew",
-                false => "one of CloudEvents begins anew: remove it",
-            };
+            let next = "--resume goes on with it; remove it to begin anew";
             eprintln!("error: {} is left of an export that was cut off: {next}", part.display());
             return Ok(None);
+        }
+        let head = (!native && !stdout).then(|| beside(&export.file, ".part.head"));
+        // Of a part that was removed.
+        if let Some(left) = head.as_ref().filter(|head| !export.resume && head.exists()) {
+            fs::remove_file(left).with_context(|| format!("{} cannot be removed", left.display()))?;
         }
         let subjects = match &keys {
             Some(keys) => {
@@ -120,6 +130,7 @@ impl Files {
             subjects,
             format: export.format,
             header: None,
+            head,
             resumed: false,
             events: 0,
             keys: 0,
@@ -129,7 +140,10 @@ impl Files {
             progress: Progress::of("export", 0),
         };
         if export.resume {
-            export.at = files.copy_part(&part)?;
+            export.at = match native {
+                true => files.copy_part(&part)?,
+                false => files.copy_events(&part)?,
+            };
         }
         Ok(Some(files))
     }
@@ -149,7 +163,7 @@ impl Files {
                 (Line::Event(event), Some(at)) => {
                     (at.context, at.position, at.key) = (event.context, event.position, None);
                     self.events += 1;
-                    self.at = Some(format!("{}:{}", event.context, event.position));
+                    self.at = Some((event.context, event.position));
                 }
                 (Line::Key(key), Some(at)) => {
                     let head = at.header.contexts.iter().find(|head| head.context == key.context);
@@ -168,6 +182,42 @@ impl Files {
         Ok(at)
     }
 
+    /// Takes over every whole CloudEvent of the part; answers where to go on.
+    fn copy_events(&mut self, part: &Path) -> Result<Option<ResumeAt>> {
+        let mut reader = LineReader::open(part)?;
+        let head = self.head.clone().unwrap_or_default();
+        // It was cut off before it knew where the logs stood.
+        if !head.exists() && !reader.step()? {
+            self.lines.move_part(part)?;
+            return Ok(None);
+        }
+        let unknown = || {
+            let (head, part) = (head.display(), part.display());
+            format!("where the logs stood cannot be read from {head}: remove {part} and begin anew")
+        };
+        let text = fs::read_to_string(&head).with_context(unknown)?;
+        let header: Header = serde_json::from_str(&text).with_context(unknown)?;
+        header.check(EVENTS)?;
+        let mut at = ResumeAt { header, context: Context::ALL[0], position: 0, key: None };
+        while reader.step()? {
+            let event: Value =
+                serde_json::from_str(reader.text()).with_context(|| format!("{} is no CloudEvent", reader.place()))?;
+            // Each log counts from 1, and has no gap.
+            let follows = |(context, position): &(Context, Position)| match *context == at.context {
+                true => *position == at.position + 1,
+                false => *context > at.context && *position == 1,
+            };
+            let Some(place) = place_of(&event).filter(follows) else { bail!("{} is out of place", reader.place()) };
+            self.lines.line(reader.text())?;
+            (at.context, at.position) = place;
+            self.events += 1;
+            self.at = Some(place);
+        }
+        self.lines.move_part(part)?;
+        self.resumed = true;
+        Ok(Some(at))
+    }
+
     /// Writes a row of the operator; answers whether to go on.
     fn take(&mut self, row: &Value) -> bool {
         if let Err(error) = self.write(row) {
@@ -182,8 +232,9 @@ impl Files {
             self.lines.line(line)?;
             match row.get("position").and_then(Value::as_u64) {
                 Some(position) => {
+                    let context = text("context").and_then(|name| name.parse::<Context>().ok());
                     self.events += 1;
-                    self.at = Some(format!("{}:{position}", text("context").unwrap_or_default()));
+                    self.at = context.map(|context| (context, position));
                     self.progress.add(1);
                 }
                 None => self.keys += 1,
@@ -196,12 +247,14 @@ impl Files {
         } else if let Some(header) = row.get("header") {
             let header: Header = serde_json::from_value(header.clone())?;
             self.progress.expect(header.events());
-            if self.format == Format::Native && !self.resumed {
-                self.lines.line(&Line::Header(header.clone()).write()?)?;
+            match (self.format, &self.head) {
+                _ if self.resumed => {}
+                (Format::Native, _) => self.lines.line(&Line::Header(header.clone()).write()?)?,
+                (Format::Cloudevents, None) => {}
+                (Format::Cloudevents, Some(head)) => fs::write(head, serde_json::to_string(&header)?)
+                    .with_context(|| format!("{} cannot be written", head.display()))?,
             }
             self.header = Some(header);
-        } else if let Some(warning) = text("warning") {
-            eprintln!("warning: {warning}");
         }
         Ok(())
     }
@@ -223,6 +276,10 @@ impl Files {
                 None
             }
         };
+        if let Some(head) = &self.head {
+            // The file is complete: nobody goes on with it.
+            let _ = fs::remove_file(head);
+        }
         if let Some(subjects) = self.subjects {
             subjects.finish(0, self.subject_keys)?;
         }
@@ -238,5 +295,104 @@ fn keys_path(export: &Export) -> Option<PathBuf> {
         (_, true) => None,
         (Some(path), _) => Some(path.clone()),
         (None, _) => Some(beside(&export.file, ".keys")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn export(file: &Path, resume: bool) -> Export {
+        let (file, format) = (file.to_owned(), Format::Cloudevents);
+        Export { file, format, zstd: false, keys: None, without_keys: false, resume, at: None }
+    }
+
+    /// Two events of auth, and two of legal.
+    fn header() -> Value {
+        let life = "00000000-0000-0000-0000-000000000007";
+        let log = |context: &str, position: u64| json!({"context": context, "incarnation": life, "position": position, "followers": []});
+        json!({"format": EVENTS, "version": VERSION, "contexts": [log("auth", 2), log("units", 0), log("legal", 2)]})
+    }
+
+    fn row(context: &str, position: u64) -> Value {
+        let event = json!({"source": format!("/casitas/{context}"), "position": position.to_string(), "data": "née"});
+        json!({"line": event.to_string(), "context": context, "position": position})
+    }
+
+    fn opened(export: &mut Export) -> Files {
+        Files::open(export).expect("opened").expect("nothing is in the way")
+    }
+
+    fn text(path: &Path) -> String {
+        fs::read_to_string(path).expect("the file is there")
+    }
+
+    #[test]
+    fn an_export_of_cloud_events_goes_on_behind_its_last_whole_line_as_of_its_own_moment() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("events.ndjson");
+        let (part, head) = (beside(&file, ".part"), beside(&file, ".part.head"));
+        let all = [row("auth", 1), row("auth", 2), row("legal", 1), row("legal", 2)];
+        let line = |row: &Value| row["line"].as_str().expect("a line").to_owned();
+
+        let mut files = opened(&mut export(&file, false));
+        assert!(files.take(&json!({"header": header()})) && all[..3].iter().all(|row| files.take(row)));
+        files.keep_parts().expect("kept");
+        // Killed in the middle of a letter.
+        let cut = text(&part).rfind('é').expect("a letter of two bytes") + 1;
+        let bytes = fs::read(&part).expect("readable");
+        fs::write(&part, &bytes[..cut]).expect("cut");
+        assert!(Files::open(&mut export(&file, false)).expect("no error").is_none(), "the part was overwritten");
+
+        let mut again = export(&file, true);
+        let mut files = opened(&mut again);
+        let at = again.at.expect("a place to go on from");
+        assert_eq!((at.context, at.position, at.key), (Context::Auth, 2, None));
+        assert_eq!(serde_json::to_value(&at.header).expect("JSON"), header());
+        assert!(files.take(&json!({"header": at.header})) && all[2..].iter().all(|row| files.take(row)));
+        let row = files.finish().expect("every event is there");
+        assert_eq!((&row["events"], &row["positions"]["legal"]), (&json!(4), &json!(2)));
+        assert_eq!(text(&file), all.iter().map(|row| line(row) + "\n").collect::<String>());
+        assert!(!part.exists() && !head.exists(), "something of it is left");
+    }
+
+    #[test]
+    fn a_part_with_a_gap_or_of_an_unknown_moment_is_not_gone_on_with() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("events.ndjson");
+        let mut files = opened(&mut export(&file, false));
+        assert!(files.take(&json!({"header": header()})));
+        assert!([row("auth", 1), row("legal", 2)].iter().all(|row| files.take(row)));
+        files.keep_parts().expect("kept");
+        let why = || Files::open(&mut export(&file, true)).err().map(|error| format!("{error:#}")).expect("refused");
+        assert!(why().contains("line 2 is out of place"), "{}", why());
+        fs::remove_file(beside(&file, ".part.head")).expect("removed");
+        assert!(why().contains("begin anew"), "{}", why());
+    }
+
+    #[test]
+    fn an_export_that_was_cut_off_before_its_first_event_begins() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("events.ndjson");
+        opened(&mut export(&file, false)).keep_parts().expect("kept");
+        let mut again = export(&file, true);
+        let mut files = opened(&mut again);
+        assert_eq!(again.at, None);
+        assert!(files.take(&json!({"header": header()})) && beside(&file, ".part.head").exists());
+    }
+
+    #[test]
+    fn the_rest_of_a_pipe_is_replayed_where_that_gives_the_same_lines() {
+        let events = export(Path::new("-"), false);
+        let at = Some((Context::Legal, 7));
+        let replay = "go on with: casitas events replay --into stdout --from legal:8 --data-dir d";
+        assert_eq!(events.rest_of_pipe(at, " --data-dir d"), replay);
+        let anew = "begin anew with: casitas events export - --format cloudevents";
+        assert_eq!(events.rest_of_pipe(None, ""), anew);
+        assert_eq!(events.rest_of_pipe(at, " --output json"), format!("{anew} --output json"));
+        let packed = Export { zstd: true, ..events.clone() };
+        assert_eq!(packed.rest_of_pipe(at, ""), format!("{anew} --zstd"));
+        let native = Export { format: Format::Native, without_keys: true, ..events };
+        assert_eq!(native.rest_of_pipe(at, ""), "begin anew with: casitas events export - --without-keys");
     }
 }

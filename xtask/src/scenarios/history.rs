@@ -53,7 +53,8 @@ impl Lab {
         let password = fs::read_to_string(dir.path().join("secrets/postgres_password"))?;
         let postgres = Postgres::start(&dir.path().join("postgres"), password.trim())?;
         let lab = Self { postgres, binary: binary.to_owned(), dir };
-        lab.done(Store::Postgres(&lab.postgres.address()), &["migrate"])?;
+        let migrated = lab.done(Store::Postgres(&lab.postgres.address()), &["migrate"])?;
+        ensure!(migrated["result"] == "up to date", "migrated: {migrated}");
         Ok(lab)
     }
 
@@ -157,6 +158,11 @@ impl Lab {
         let (server, through) = (Store::Postgres(&address), Store::Postgres(&through));
         let all = self.done(through, &["events", "export", "whole.ndjson"])?;
         let total = proxy.passed();
+        proxy.allow(i64::MAX);
+        let as_cloud = ["--format", "cloudevents"];
+        let cloud = self.done(through, &[&["events", "export", "cloud.ndjson"], &as_cloud[..]].concat())?;
+        let cloud_total = proxy.passed();
+        ensure!(cloud["events"] == all["events"], "{cloud} as CloudEvents, {all}");
         let mut cuts = 0;
         for part in [3, 5, 7] {
             proxy.allow(total * part / 10);
@@ -166,6 +172,18 @@ impl Lab {
             ensure!(!self.dir.path().join(&name).exists(), "{name} has its name though it is not complete");
             self.done(server, &["events", "export", &name, "--resume"])?;
             self.same_bytes("whole.ndjson", &name)?;
+
+            proxy.allow(cloud_total * part / 10);
+            let name = format!("cloud{part}.ndjson");
+            let export = [&["events", "export", &name], &as_cloud[..]].concat();
+            let (said, _) = self.cut_off(through, &export)?;
+            ensure!(said.contains("the last") && said.contains("--resume --format cloudevents"), "{said}");
+            ensure!(!self.dir.path().join(&name).exists(), "{name} has its name though it is not complete");
+            let rest = self.done(server, &[&export[..], &["--resume"]].concat())?;
+            ensure!(rest["events"] == all["events"], "{rest} in two goes, {all}");
+            self.same_bytes("cloud.ndjson", &name)?;
+            let left = self.dir.path().join(format!("{name}.part.head"));
+            ensure!(!left.exists(), "{} is left", left.display());
 
             proxy.allow(total * part / 10);
             let into = ["events", "replay", "--into", "stdout"];
@@ -185,7 +203,7 @@ impl Lab {
                 "{first} events and {second} behind {from}, of {}",
                 all["events"]
             );
-            cuts += 2;
+            cuts += 3;
         }
         Ok(format!("{cuts} cuts of {total} bytes, {} events each time", all["events"]))
     }
@@ -196,21 +214,28 @@ fn last_row(output: &Output) -> Value {
     text.lines().last().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default()
 }
 
-/// A backup of a folder that is written to: restored, every log is the original's beginning, of one moment, with all that
+/// Writers beside a backup: without a pause, so that a moment at which nothing is written does not come by itself.
+const WRITERS: usize = 4;
+
+/// A backup of a system that is written to: restored, every log is the original's beginning, of one moment, with all that
 /// was acknowledged before; and it serves.
-pub fn backup(system: &System, size: Size) -> Result<String> {
-    let System::Embedded(embedded) = system else { anyhow::bail!("a backup is of the embedded mode here") };
+pub fn backup(system: &System, binary: &Path, size: Size) -> Result<String> {
     let (admin, dir, tenant) = (world::admin(system)?, tempfile::tempdir()?, world::fresh("Tenant"));
     let party = world::party(&admin, &tenant)?;
     let known = Mutex::new(vec![(format!("party:{party}"), "PartyRegistered")]);
     let stop = AtomicBool::new(false);
     let backups = thread::scope(|scope| -> Result<Vec<Backup>> {
-        let writer = scope.spawn(|| write(&admin, &party, &stop, &known));
+        let mut writers = vec![];
+        for _ in 0..WRITERS {
+            writers.push(scope.spawn(|| write(&admin, &party, &stop, &known)));
+        }
         let folder = |round: usize| dir.path().join(format!("backup-{round}"));
         let made = (0..size.pick(2, 10)).map(|round| Backup::make(system, folder(round), &known));
         let made: Result<Vec<Backup>> = made.collect();
         stop.store(true, Ordering::SeqCst);
-        writer.join().map_err(|_| anyhow!("the writer panicked"))??;
+        for writer in writers {
+            writer.join().map_err(|_| anyhow!("a writer panicked"))??;
+        }
         made
     })?;
     let file = dir.path().join("original.ndjson");
@@ -219,16 +244,16 @@ pub fn backup(system: &System, size: Size) -> Result<String> {
     let mut causes = 0;
     for backup in &backups {
         let folder = backup.folder.display();
-        causes += backup.at_rest(embedded.binary(), &original).with_context(|| format!("restored from {folder}"))?;
+        causes += backup.at_rest(binary, &original).with_context(|| format!("restored from {folder}"))?;
     }
     ensure!(causes > 0, "no backup has an event that followed from another");
     let first = &backups[0];
     let (heads, all) = (first.heads()?, original.upto("units", u64::MAX).len() as u64);
     ensure!(heads["units"] < all, "nothing was written behind the first backup: it is no beginning, but all of it");
-    let events = first.served(embedded.binary(), &tenant)?;
+    let events = first.served(binary, &tenant)?;
     let found: usize = backups.iter().map(|backup| backup.known.len()).sum();
     Ok(format!(
-        "{} backups beside commands: each log a beginning of the original, {found} facts that were known before, {causes} \
+        "{} backups beside {WRITERS} writers: each log a beginning of the original, {found} facts that were known before, {causes} \
          events with their causes; {events} events serve again",
         backups.len()
     ))
@@ -245,7 +270,7 @@ fn number(row: &Value, name: &str) -> Result<u64> {
 /// A stream, and the type of an event that its writer was told is there.
 type Fact = (String, &'static str);
 
-/// Lists units and sends leases until it is told to stop. One command at a time: a backup needs a moment between two.
+/// Lists units and sends leases until it is told to stop, one command after the other.
 fn write(admin: &Http, tenant: &str, stop: &AtomicBool, known: &Mutex<Vec<Fact>>) -> Result<()> {
     let property = world::property(admin)?;
     let know = |kind: &str, id: &str, event: &'static str| lock(known).push((format!("{kind}:{id}"), event));
@@ -329,6 +354,7 @@ impl Backup {
         let copy = History::read(&file)?;
         copy.is_beginning_of(original, &heads)?;
         copy.holds(&self.known)?;
+        copy.has_leased_units()?;
         copy.causes()
     }
 
@@ -431,6 +457,18 @@ impl History {
         let lost: Vec<&Fact> =
             known.iter().filter(|(stream, event)| !there.contains(&(stream.clone(), (*event).to_owned()))).collect();
         ensure!(lost.is_empty(), "{} of {} facts that were known before are lost: {lost:?}", lost.len(), known.len());
+        Ok(())
+    }
+
+    /// Of one moment: a lease names a unit that its client was told of just before. Nothing but that says so.
+    fn has_leased_units(&self) -> Result<()> {
+        let of = |name: &'static str| self.all().filter(move |event| event["type"] == name);
+        let added: BTreeSet<&str> = of("UnitAdded").filter_map(|event| event["stream"].as_str()).collect();
+        let dangling = of("LeaseDrafted").find(|event| {
+            let unit = event["data"]["LeaseDrafted"]["terms"]["unit_id"].as_str();
+            unit.is_none_or(|unit| !added.contains(unit))
+        });
+        ensure!(dangling.is_none(), "a lease of a unit that is not there: {dangling:?}");
         Ok(())
     }
 

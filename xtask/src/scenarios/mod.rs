@@ -26,6 +26,7 @@ mod suite;
 pub mod system;
 mod tampering;
 pub(crate) mod tokens;
+mod upgrades;
 mod walkthrough;
 mod wire;
 pub mod world;

@@ -180,7 +180,7 @@ pub fn poison(system: &mut System) -> Result<String> {
         shown[0]["event"]["data"] == json!({"UnitUnlisted": 7}) && shown[0]["behind"][0]["type"] == "UnitListed",
         "{shown:?}"
     );
-    let retry = format!("casitas parked retry units {stream}");
+    let retry = format!("casitas parked retry units {stream} --reason '");
     ensure!(shown[0]["next"].as_str().is_some_and(|next| next.starts_with(&retry)), "{shown:?}");
 
     // Everything else is current.
@@ -191,11 +191,14 @@ pub fn poison(system: &mut System) -> Result<String> {
     let before = unit(&admin, &sick)?;
 
     // The same fold fails again, and says so.
-    let (exit, text) = status(system, &["parked", "retry", "units", &stream])?;
+    let why = ["--reason", "perhaps it can be taken now"];
+    let (exit, text) = status(system, &[&["parked", "retry", "units", &stream], &why[..]].concat())?;
     ensure!(exit == 1 && text.contains("parked"), "exit {exit}: {text}");
     ensure!(system.rows(&["parked", "list"])?.len() == parked.len(), "something was unparked");
-    let (exit, text) = status(system, &["parked", "retry", "units", "unit:nobody"])?;
+    let (exit, text) = status(system, &[&["parked", "retry", "units", "unit:nobody"], &why[..]].concat())?;
     ensure!(exit == 4 && text.contains("parked list"), "exit {exit}: {text}");
+    let (exit, text) = status(system, &["parked", "retry", "units", &stream])?;
+    ensure!(exit == 2 && text.contains("--reason"), "without a reason: exit {exit}: {text}");
 
     force(
         system,
@@ -261,6 +264,11 @@ fn left_out(system: &System, models: &[&str]) -> Result<()> {
     rebuilt(system, models, &["--dry-run"], "equal")?;
     rebuilt(system, models, &["--dry-run", "--parallel", "3"], "equal")?;
     rebuilt(system, models, &["--parallel", "2"], "switched")?;
+    for model in models {
+        let replayed = told(system, &["events", "replay", "--into", &format!("projection:{model}")])?;
+        let one = replayed.rows.len() == 1 && replayed.rows[0]["skipped_by_operators"] == 1;
+        ensure!(replayed.exit == FINE && one, "{model}: {replayed:?}");
+    }
     let doctor = told(system, &["doctor", "--rows"])?;
     for model in models {
         let check = format!("rows of {model}");
@@ -421,6 +429,14 @@ fn dead_letter(system: &mut System, admin: &Http) -> Result<()> {
     .with_context(|| report.to_string())?;
     let (exit, text) = status(system, &["jobs", "retry", &id])?;
     ensure!(exit == 1 && text.contains("refused"), "a report that succeeded was retried: exit {exit}: {text}");
+    let shown = system.rows(&["jobs", "show", &id])?;
+    let history = shown[0]["history"].as_array().with_context(|| format!("no history: {shown:?}"))?;
+    let retried = history.iter().find(|event| event["type"] == "ReportRetried").context("no retry was recorded")?;
+    ensure!(retried["actor"].as_str().is_some_and(|actor| actor.starts_with("cli:")), "who retried it: {retried}");
+    for verb in ["show", "retry", "cancel"] {
+        let (exit, text) = status(system, &["jobs", verb, &uuid()])?;
+        ensure!(exit == 4 && text.contains("casitas jobs list"), "{verb} of no job: exit {exit}: {text}");
+    }
     healthy(system)
 }
 

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use super::system::{Embedded, System};
 use super::{
     access, caching, crashes, doctor, edge, fuzz, history, input, interrupts, jobs, large, look, operations, privacy, races,
-    reads, rebuilds, tampering, walkthrough,
+    reads, rebuilds, tampering, upgrades, walkthrough,
 };
 use crate::stack::Options;
 use crate::test::BINARY_VARIABLE;
@@ -97,6 +97,8 @@ impl Suite {
     }
 }
 
+const UPGRADES: &str = "rows of an earlier release are served until this one's are made";
+const BACKUP: &str = "a backup beside writers is one moment, and serves when restored";
 const LARGE: &str = "models of a large log rebuilt under load, equal to folds elsewhere";
 
 type Theme = fn(&mut Suite) -> Result<()>;
@@ -165,15 +167,14 @@ fn first_run(suite: &mut Suite) -> Result<()> {
 fn history(suite: &mut Suite) -> Result<()> {
     let lab = history::Lab::start(&suite.binary, suite.size)?;
     suite.check("moves", "export from a folder, import to Postgres and back: the same bytes", |_| lab.moves());
-    suite.check("cuts", "a connection cut in the middle of an export and of a replay", |_| lab.cuts());
+    suite.check("cuts", "a connection cut in the middle of an export, of either format, and of a replay", |_| lab.cuts());
     suite.check("interrupts.moves", "an import and an export interrupted while their server hangs go on", |_| {
         lab.interrupted_moves()
     });
     suite.check("interrupts.replays", "replays interrupted go on, or begin anew", |_| lab.interrupted_replays());
     let system = System::Embedded(Box::new(Embedded::start_empty(&suite.binary)?));
-    suite.check("backup", "a backup beside commands is one moment, and serves when restored", |size| {
-        history::backup(&system, size)
-    });
+    let binary = suite.binary.clone();
+    suite.check("backup", BACKUP, |size| history::backup(&system, &binary, size));
     system.stop()
 }
 
@@ -199,6 +200,7 @@ fn embedded(suite: &mut Suite) -> Result<()> {
         interrupts::rebuild(&system)
     });
     suite.check("interrupts.trial", "a dry run interrupted leaves nothing", |_| interrupts::trial(&system));
+    suite.check("upgrades", UPGRADES, |_| upgrades::earlier_fold(&mut system));
     suite.check("reports.priority", "high before low on one slot", |size| jobs::priority(&mut system, size));
     // An attempt that died with its process is given up after a minute: too long for the short form, which has the worker's.
     if suite.size == Size::Full {
@@ -259,6 +261,7 @@ fn distributed(suite: &mut Suite) -> Result<()> {
         interrupts::rebuild(&system)
     });
     suite.check("interrupts.trial", "a dry run interrupted leaves nothing", |_| interrupts::trial(&system));
+    suite.check("upgrades", UPGRADES, |_| upgrades::earlier_fold(&mut system));
     suite.check("interrupts.at-once", "a dry run interrupted twice says what is left", |_| interrupts::at_once(&system));
     // The full form has a system of its own.
     if suite.size == Size::Short {
@@ -294,6 +297,8 @@ fn distributed(suite: &mut Suite) -> Result<()> {
 
 fn faults(suite: &mut Suite) -> Result<()> {
     let mut system = System::distributed(&suite.options())?;
+    let binary = suite.binary.clone();
+    suite.check("backup", BACKUP, |size| history::backup(&system, &binary, size));
     suite.check("reports.priority", "high before low on one slot", |size| jobs::priority(&mut system, size));
     suite.check("reports.kills", "the worker killed between the steps of a report", |size| jobs::kills(&mut system, size));
     suite.check("reports.wiped", "RabbitMQ wiped with jobs open", |size| jobs::wiped(&mut system, size));

@@ -39,7 +39,8 @@ the three apart.
 Uploaded documents and finished reports are not part of it: copy the artifacts folder beside it. Neither are the idempotency keys of \
 HTTP callers, which live for 30 days, nor views, which are made again from the logs.
 
-FILE is written as FILE.part and named at the end. What was cut off goes on with --resume, but for CloudEvents: that begins anew.",
+FILE is written as FILE.part and named at the end. What was cut off goes on with --resume, as of the moment at which it was begun (an \
+export of CloudEvents keeps that in FILE.part.head meanwhile).",
     after_help = "Examples:
   casitas events export history.ndjson.zst --zstd
   casitas events export - --without-keys | sha256sum
@@ -71,7 +72,28 @@ pub struct Export {
 impl Export {
     /// The command that goes on with an export into a file that was cut off, under the settings that were said.
     pub fn again(&self, settings: &str) -> String {
-        let mut call = format!("casitas events export {} --resume", quoted(&self.file));
+        self.call(" --resume", settings)
+    }
+
+    /// How to come to the rest of what was written to a pipe up to this event. A replay delivers the same lines; what has a trailer,
+    /// is packed, or is to be shown as something else than lines begins anew.
+    pub fn rest_of_pipe(&self, at: Option<(Context, Position)>, settings: &str) -> String {
+        match at {
+            Some((context, position))
+                if self.format == Format::Cloudevents && !self.zstd && !settings.contains(" --output") =>
+            {
+                let from = position + 1;
+                format!("go on with: casitas events replay --into stdout --from {context}:{from}{settings}")
+            }
+            _ => format!("begin anew with: {}", self.call("", settings)),
+        }
+    }
+
+    fn call(&self, resume: &str, settings: &str) -> String {
+        let mut call = format!("casitas events export {}{resume}", quoted(&self.file));
+        if self.format == Format::Cloudevents {
+            call.push_str(" --format cloudevents");
+        }
         if self.zstd {
             call.push_str(" --zstd");
         }
@@ -102,14 +124,7 @@ impl Operator {
         let logs = self.logs(None)?;
         let header = match &export.at {
             Some(at) => at.header.clone(),
-            None => {
-                let cut = cut(&logs).await?;
-                if !cut.steady {
-                    let warning = "the logs are written to without a pause: the export is of slightly different moments";
-                    rows.send(json!({ "warning": warning })).await?;
-                }
-                cut.header
-            }
+            None => cut(&logs).await?,
         };
         rows.send(json!({ "header": header })).await?;
         for log in &logs {

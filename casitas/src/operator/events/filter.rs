@@ -34,7 +34,7 @@ pub struct EventFilter {
     /// Only up to this position (with --context).
     #[arg(long)]
     pub until_position: Option<u64>,
-    /// Who caused it, e.g. user:0192…, timer:holds, cli.
+    /// Who caused it, e.g. user:0192…, timer:hold-expiry, 'cli:ana (1000)'.
     #[arg(long)]
     pub actor: Option<String>,
     /// The conversation it belongs to.

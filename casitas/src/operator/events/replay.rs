@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Context as _, Result, ensure};
 use domain::Context;
 use ports::{Recorded, STRETCH_MAX, position_before};
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use super::filter::{EventFilter, Scope, instant};
 use super::look::Walk;
 use super::sinks::{Fold, Sink, Webhook, read};
 use crate::exit;
-use crate::operator::{Operator, Rows, chained, misunderstood, quoted};
+use crate::operator::{Operator, Refusal, Rows, chained, misunderstood, quoted};
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
@@ -23,13 +23,15 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
     long_about = "Deliver history again: to a fold, a webhook or a pipe.
 
 --into dry               reads every event as this build knows it, and delivers nothing
---into projection:NAME   folds into rows that are thrown away; shows their number and digest
+--into projection:NAME   folds into rows that are thrown away; shows their number and digest. Holds all rows of the model in memory. \
+What `casitas parked skip` gave up in the model is left out, as in a rebuild, and counted: skipped_by_operators
 --into https://…         posts each event as a CloudEvent 1.0 (application/cloudevents+json), personal data masked, and waits for 2xx; \
 answers 429 and 5xx are tried again
 --into stdout            the same CloudEvents, one a line
 
-Contexts come one after the other. At the end the number delivered must be the number stored; otherwise the exit code is 6. What is cut \
-off says where to go on: --from CONTEXT:POSITION. A webhook may get the events of the last second before it was cut off twice; their \
+Contexts come one after the other. At the end the number delivered, with those that operators skipped, must be the number stored; \
+otherwise the exit code is 6. An event that cannot be read or folded ends it with exit code 1 and is named. What is cut off says where to \
+go on: --from CONTEXT:POSITION. A webhook may get the events of the last second before it was cut off twice; their \
 ids are the same. A fold begins anew.",
     after_help = "Examples:
   casitas events replay --into dry
@@ -105,13 +107,13 @@ impl Operator {
         if replay.from.is_some() && replay.is_folded() {
             return Err(misunderstood(format!("{} is folded from the first event on: leave out --from", replay.into)));
         }
-        let mut sink = Sink::of(&replay.into)?;
+        let mut sink = Sink::of(&replay.into, &self.platform.logs).await?;
         let context = sink.context()?;
         if let (Some(wanted), Some(context)) = (&replay.context, context) {
             ensure!(*wanted == context.as_str(), "{} is folded from the {context} log, not from {wanted}", replay.into);
         }
         let scopes = self.stretches(replay, context).await?;
-        let (mut delivered, mut stored) = (0, 0);
+        let (mut delivered, mut skipped, mut stored) = (0, 0, 0);
         for scope in &scopes {
             stored += count(scope).await?;
         }
@@ -123,8 +125,10 @@ impl Operator {
             let mut next = scope.after + 1;
             // The command ends what is said: the rest of the line is for the shell.
             let stopped = |next: u64, delivered: u64, why: anyhow::Error| {
+                let code = why.downcast_ref::<Refusal>().map_or(exit::FAILED, |refusal| refusal.code);
                 let again = replay.again(&format!("{context}:{next}"));
-                anyhow!("{why:#}; the replay stopped at {context}:{next} after {delivered} events; {again}")
+                let message = format!("{why:#}; the replay stopped at {context}:{next} after {delivered} events; {again}");
+                anyhow::Error::from(Refusal::new(code, message))
             };
             loop {
                 let mut chunk = walk.next().await.map_err(|why| stopped(next, delivered, why))?;
@@ -132,10 +136,15 @@ impl Operator {
                     break;
                 }
                 if matches!(sink, Sink::Fold(_)) {
-                    let opened = self.platform.sealer()?.open_recorded(&*scope.log, &mut chunk).await.map_err(chained);
+                    let opened = self.platform.sealer()?.open_readable(&*scope.log, &mut chunk).await.map_err(chained);
                     opened.map_err(|why| stopped(next, delivered, why))?;
                 }
                 for event in &chunk {
+                    if sink.leaves_out(event) {
+                        skipped += 1;
+                        next = event.position + 1;
+                        continue;
+                    }
                     if let Some((due, step)) = &mut pace {
                         *due = (*due).max(Instant::now().checked_sub(*step).unwrap_or(*due)) + *step;
                         sleep_until(*due).await;
@@ -149,7 +158,8 @@ impl Operator {
                     next = event.position + 1;
                     if told.elapsed() >= PROGRESS_EVERY {
                         told = Instant::now();
-                        rows.send(json!({"progress": delivered, "of": stored, "next": format!("{context}:{next}")})).await?;
+                        let passed = delivered + skipped;
+                        rows.send(json!({"progress": passed, "of": stored, "next": format!("{context}:{next}")})).await?;
                     }
                 }
             }
@@ -159,9 +169,10 @@ impl Operator {
             let (count, sha256) = fold.digest()?;
             fields.insert("rows".into(), json!(count));
             fields.insert("sha256".into(), json!(sha256));
+            fields.insert("skipped_by_operators".into(), json!(skipped));
         }
         rows.send(row).await?;
-        Ok(if delivered == stored { exit::OK } else { exit::CHECK_FAILED })
+        Ok(if delivered + skipped == stored { exit::OK } else { exit::CHECK_FAILED })
     }
 
     /// What of each log is to be delivered.

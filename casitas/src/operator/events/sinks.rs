@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use domain::{Aggregate, Context, with_aggregate};
-use ports::{Recorded, RowChange};
+use ports::{Logs, Recorded, RowChange};
+use projector::{Skips, attempt};
 use read_models::{ReadModel, Rows};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::masked::without_person;
+use crate::exit;
 use crate::operator::projections::model;
-use crate::operator::{chained, misunderstood};
+use crate::operator::{Refusal, chained, misunderstood};
 use crate::transfer::{cloud_event, hex};
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -29,9 +31,9 @@ pub enum Sink {
 }
 
 impl Sink {
-    pub fn of(text: &str) -> Result<Self> {
+    pub async fn of(text: &str, logs: &Logs) -> Result<Self> {
         if let Some(name) = text.strip_prefix("projection:") {
-            return Ok(Self::Fold(Box::new(Fold::of(name)?)));
+            return Ok(Self::Fold(Box::new(Fold::of(name, logs).await?)));
         }
         match text {
             "dry" => Ok(Self::Dry),
@@ -49,6 +51,14 @@ impl Sink {
             Self::Fold(fold) => Some(fold.model.spec().context),
             Self::Dry | Self::Stdout | Self::Webhook(_) => None,
         })
+    }
+
+    /// Whether operators gave the event up where it would go, so that no rebuild has it either.
+    pub fn leaves_out(&self, event: &Recorded) -> bool {
+        match self {
+            Self::Fold(fold) => fold.skips.has(event),
+            Self::Dry | Self::Stdout | Self::Webhook(_) => false,
+        }
     }
 }
 
@@ -98,23 +108,31 @@ impl Webhook {
 /// A read model's rows in memory, to be thrown away.
 pub struct Fold {
     model: &'static dyn ReadModel,
+    skips: Skips,
     working: Rows,
     stored: BTreeMap<String, Value>,
     events: usize,
 }
 
 impl Fold {
-    fn of(name: &str) -> Result<Self> {
-        Ok(Self { model: model(name)?, working: Rows::default(), stored: BTreeMap::new(), events: 0 })
+    async fn of(name: &str, logs: &Logs) -> Result<Self> {
+        let model = model(name)?;
+        let skips = Skips::of(model.spec().name, logs).await.map_err(chained)?;
+        Ok(Self { model, skips, working: Rows::default(), stored: BTreeMap::new(), events: 0 })
     }
 
+    /// The error names the event and says why the model cannot take it.
     pub fn take(&mut self, event: &Recorded) -> Result<()> {
-        let keys = self.model.keys(event).map_err(chained)?;
-        let unknown: Vec<String> = keys.into_iter().filter(|key| !self.working.knows(key)).collect();
-        let found: HashMap<String, Value> =
-            unknown.iter().filter_map(|key| Some((key.clone(), self.stored.get(key)?.clone()))).collect();
-        self.working.load(&unknown, found);
-        self.model.fold(event, &mut self.working).map_err(chained)?;
+        let Self { model, working, stored, .. } = self;
+        let folded = attempt(*model, event, || {
+            let keys = model.keys(event)?;
+            let unknown: Vec<String> = keys.into_iter().filter(|key| !working.knows(key)).collect();
+            let found: HashMap<String, Value> =
+                unknown.iter().filter_map(|key| Some((key.clone(), stored.get(key)?.clone()))).collect();
+            working.load(&unknown, found);
+            model.fold(event, working)
+        });
+        folded.map_err(|reason| Refusal::new(exit::FAILED, reason))?;
         self.events += 1;
         if self.events.is_multiple_of(BATCH) {
             self.store()?;
@@ -144,5 +162,61 @@ impl Fold {
             }
         }
         Ok((self.stored.len(), hex(&digest.finalize())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use adapters::memory::MemoryLog;
+    use domain::auth::Operations;
+    use domain::{AggregateKind, Date, StreamId};
+    use ports::{AppendRequest, EventLog, Metadata, NewEvent, StreamAppend, SystemClock};
+    use serde_json::json;
+    use serde_json::value::to_raw_value;
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// The first event of a stream, and of its log.
+    async fn appended(log: &dyn EventLog, stream: StreamId, event_type: &str, data: Value) -> Recorded {
+        let event = NewEvent {
+            event_id: Uuid::now_v7(),
+            event_type: event_type.into(),
+            event_version: "1".into(),
+            payload: to_raw_value(&json!({ event_type: data })).expect("JSON"),
+            effective_on: Date::constant(2026, 11, 26),
+        };
+        let metadata =
+            Metadata { actor: "cli".into(), correlation_id: Uuid::now_v7(), causation_id: None, traceparent: None };
+        let append = StreamAppend { stream, expected_version: 0, events: vec![event] };
+        let request = AppendRequest { key: None, metadata, subject_keys: vec![], streams: vec![append] };
+        log.append(&[request]).await.expect("appended");
+        log.read(0, 1).await.expect("read").remove(0)
+    }
+
+    #[tokio::test]
+    async fn what_operators_skipped_is_left_out_in_that_model_alone_and_named_in_the_others() {
+        let log = |context| Arc::new(MemoryLog::new(context, Arc::new(SystemClock))) as Arc<dyn EventLog>;
+        let (auth, units) = (log(Context::Auth), log(Context::Units));
+        let logs = Logs::new([auth.clone(), units.clone()]);
+        let unit = StreamId::new(AggregateKind::Unit, Uuid::from_u128(1).to_string());
+        let poison = appended(&*units, unit.clone(), "UnitUnlisted", json!(7)).await;
+        let unit = unit.to_string();
+        let skip = json!({"by": "ana (1000)", "reason": "typed by hand", "model": "units", "stream": unit, "position": 1,
+            "event_id": poison.event_id});
+        let operations = StreamId::new(AggregateKind::Operations, Operations::ID);
+        appended(&*auth, operations, "ParkedEventSkipped", skip).await;
+
+        assert!(Sink::of("projection:units", &logs).await.expect("a fold").leaves_out(&poison));
+        assert!(!Sink::of("projection:available_units", &logs).await.expect("a fold").leaves_out(&poison));
+        assert!(!Sink::of("dry", &logs).await.expect("a sink").leaves_out(&poison));
+        let refused = Fold::of("available_units", &logs).await.expect("a fold").take(&poison).expect_err("7 is no event");
+        let Some(Refusal { code, .. }) = refused.downcast_ref() else { panic!("{refused}") };
+        assert_eq!(*code, exit::FAILED);
+        for named in ["available_units", "units:1", unit.as_str(), "UnitUnlisted", "cannot be read"] {
+            assert!(refused.to_string().contains(named), "{refused}");
+        }
     }
 }

@@ -18,7 +18,8 @@ pub const VIEWS_DATABASE: &str = "views_db";
 pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A connection idle for longer is asked whether it still lives before it is used.
 pub(super) const TRUSTED_IDLE: Duration = Duration::from_secs(1);
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// A connection that nobody needed for so long is not used again.
+pub(super) const IDLE_MAX: Duration = Duration::from_secs(60);
 const DEFAULT_CONNECTIONS: u32 = 4;
 const LOG_READERS: u32 = 2;
 
@@ -105,14 +106,21 @@ impl PostgresServer {
     }
 
     /// Needs a runtime, connects at the first use.
+    ///
+    /// Without sqlx's own upkeep: each minute that puts every idle connection back as if it had just been used, and for a second
+    /// after it one that died with its server would be trusted.
     pub(super) fn log_pool(&self, context: Context) -> PgPool {
         PgPoolOptions::new()
             .max_connections(self.connections)
             .acquire_timeout(ACQUIRE_TIMEOUT)
-            .idle_timeout(IDLE_TIMEOUT)
+            .idle_timeout(None)
+            .max_lifetime(None)
             .test_before_acquire(false)
             .before_acquire(|connection, meta| {
                 Box::pin(async move {
+                    if meta.idle_for >= IDLE_MAX {
+                        return Ok(false);
+                    }
                     if meta.idle_for >= TRUSTED_IDLE {
                         connection.ping().await?;
                     }

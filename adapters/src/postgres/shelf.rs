@@ -12,10 +12,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use super::errors::{Call, of_role, within};
-use super::pool::{ACQUIRE_TIMEOUT, TRUSTED_IDLE};
-
-/// A connection that nobody needed for so long is closed.
-const IDLE_MAX: Duration = Duration::from_secs(60);
+use super::pool::{ACQUIRE_TIMEOUT, IDLE_MAX, TRUSTED_IDLE};
 
 /// At most so many connections, as few of them as are needed.
 #[derive(Clone)]

@@ -1,6 +1,7 @@
 //! What runs, on which system, and what came of it.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Result, bail};
@@ -67,6 +68,8 @@ pub struct Suite {
     binary: PathBuf,
     theme: &'static str,
     only: Vec<String>,
+    /// Where the roles of the theme's stack write what they say.
+    logs: Option<PathBuf>,
 }
 
 impl Suite {
@@ -89,12 +92,35 @@ impl Suite {
         };
         let seconds = started.elapsed().as_secs_f64();
         eprintln!("xtask: {name}: {} in {seconds:.1} s: {figure}", if passed { "PASS" } else { "FAIL" });
+        if let Some(logs) = self.logs.as_deref().filter(|_| !passed) {
+            complaints(logs).iter().for_each(|line| eprintln!("  {line}"));
+        }
         self.rows.push(Row { name, what, figure, passed, seconds });
+    }
+
+    fn distributed(&mut self, options: &Options) -> Result<System> {
+        let mut system = System::distributed(options)?;
+        self.logs = Some(system.stack()?.dir().join("logs"));
+        Ok(system)
     }
 
     fn options(&self) -> Options {
         Options { binary: Some(self.binary.clone()), ..Options::for_tests() }
     }
+}
+
+/// What each role complained of last.
+fn complaints(logs: &Path) -> Vec<String> {
+    let mut lines = vec![];
+    for file in fs::read_dir(logs).into_iter().flatten().flatten() {
+        let text = fs::read(file.path()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let all: Vec<&str> =
+            text.lines().filter(|line| ["WARN", "ERROR"].iter().any(|level| line.contains(level))).collect();
+        let name = file.file_name();
+        lines.extend(all[all.len().saturating_sub(4)..].iter().map(|line| format!("{}: {line}", name.to_string_lossy())));
+    }
+    lines
 }
 
 const UPGRADES: &str = "rows of an earlier release are served until this one's are made";
@@ -122,7 +148,8 @@ pub fn run(options: &SuiteOptions, theme: Option<&str>) -> Result<Vec<Row>> {
         Some(binary) => binary.clone(),
         None => build_casitas(options.profile)?,
     };
-    let mut suite = Suite { size: options.size, rows: Vec::new(), binary, theme: "", only: options.only.clone() };
+    let mut suite =
+        Suite { size: options.size, rows: Vec::new(), binary, theme: "", only: options.only.clone(), logs: None };
     let chosen: Vec<&(&str, Theme)> = THEMES.iter().filter(|(name, _)| theme.is_none_or(|theme| theme == *name)).collect();
     for (name, work) in chosen {
         let prefix = format!("{name}.");
@@ -130,7 +157,7 @@ pub fn run(options: &SuiteOptions, theme: Option<&str>) -> Result<Vec<Row>> {
         if !suite.only.is_empty() && !suite.only.iter().any(related) {
             continue;
         }
-        suite.theme = name;
+        (suite.theme, suite.logs) = (name, None);
         work(&mut suite)?;
     }
     if suite.rows.is_empty() {
@@ -233,7 +260,7 @@ fn distributed(suite: &mut Suite) -> Result<()> {
         demo_years: size.pick(Some(1), None),
         ..suite.options()
     };
-    let mut system = System::distributed(&demo)?;
+    let mut system = suite.distributed(&demo)?;
     suite.check("cache.warm", "available_units is in Redis before any GET of it", |_| caching::warm(&mut system));
     suite.check("walk", "the walk-through by Nginx", |_| walkthrough::with_demo(&system));
     suite.check("cache.tiers", "both replicas; the second GET is a HIT", |_| caching::tiers(&mut system, true));
@@ -296,7 +323,7 @@ fn distributed(suite: &mut Suite) -> Result<()> {
 }
 
 fn faults(suite: &mut Suite) -> Result<()> {
-    let mut system = System::distributed(&suite.options())?;
+    let mut system = suite.distributed(&suite.options())?;
     let binary = suite.binary.clone();
     suite.check("backup", BACKUP, |size| history::backup(&system, &binary, size));
     suite.check("reports.priority", "high before low on one slot", |size| jobs::priority(&mut system, size));
@@ -319,7 +346,7 @@ fn large(suite: &mut Suite) -> Result<()> {
         return Ok(());
     }
     let options = Options { demo: true, demo_units: Some(1_000), ..suite.options() };
-    let mut system = System::distributed(&options)?;
+    let mut system = suite.distributed(&options)?;
     suite.check("rebuilds", LARGE, |size| large::rebuilds(&mut system, size));
     // Twenty of them are killed where a rebuild takes less; here each victim once, in the middle of much more work.
     suite.check("kills", "rebuilds of it killed at any moment go on", |_| rebuilds::killed(&mut system, Size::Short));

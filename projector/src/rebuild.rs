@@ -558,7 +558,7 @@ impl Rebuilder {
     async fn upgrade_one(&self, model: &'static dyn ReadModel, stop: &CancellationToken) -> Result<bool> {
         let spec = model.spec();
         let live = self.standing(model, Standing::Live).await?;
-        if !live.is_some_and(|live| live.head.fold_version < spec.fold_version) {
+        if live.is_none_or(|live| live.head.fold_version >= spec.fold_version) {
             return Ok(false);
         }
         tracing::info!(

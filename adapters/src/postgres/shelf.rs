@@ -3,7 +3,6 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use ports::{Error, Result};
 use sqlx::postgres::{PgConnectOptions, PgConnection};

@@ -131,6 +131,7 @@ impl Caller for Creates {
                 // As long as the SHA-256 of a request.
                 request_hash: format!("{:032x}{:032x}", ack.marker.as_u128(), ack.aggregate.as_u128()),
                 keep: Keep::Days30,
+                settles: false,
             });
             issue.remember = json!({"id": ack.aggregate});
         }

@@ -71,7 +71,7 @@ where
         no_list_for_object(&sent, &canonical)?;
         if let Some(key) = key {
             let hash: String = Sha256::digest(&canonical).iter().map(|byte| format!("{byte:02x}")).collect();
-            issue.key = Some(Key { scope, key, request_hash: hash, keep: Keep::Days30 });
+            issue.key = Some(Key { scope, key, request_hash: hash, keep: Keep::Days30, settles: false });
         }
         Ok(Self { caller, body, issue })
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use domain::{Context, Decide, Moment, StreamId};
+use domain::{Context, Decide, Moment, Refusal, StreamId};
 use foldhash::fast::FixedState;
 use metrics::Counter;
 use ports::{
@@ -37,6 +37,21 @@ pub struct Key {
     /// SHA-256 of the request in hex.
     pub request_hash: String,
     pub keep: Keep,
+    /// Whether the log keeps the key of a command that appends nothing, too: one that is refused or has nothing to do. Then every
+    /// attempt has the outcome of the first, however late it comes and whatever it would decide by then.
+    pub settles: bool,
+}
+
+impl Key {
+    fn with(&self, outcome: Value) -> KeyUse {
+        KeyUse {
+            scope: self.scope.clone(),
+            key: self.key.clone(),
+            request_hash: self.request_hash.clone(),
+            keep: self.keep,
+            outcome,
+        }
+    }
 }
 
 /// Who issues a command and how.
@@ -72,14 +87,19 @@ impl Issue {
     }
 
     /// A command that a follower derives from an event: the key is kept for ever, so that doing it again is a no-op.
-    pub fn derived(actor: impl Into<String>, key: impl Into<String>, cause: Option<(Uuid, Uuid)>) -> Self {
+    pub fn derived(actor: impl Into<String>, key: impl Into<String>) -> Self {
         let actor = actor.into();
         let mut issue = Self::by(actor.clone());
-        if let Some((event_id, correlation_id)) = cause {
-            issue.metadata.causation_id = Some(event_id);
-            issue.metadata.correlation_id = correlation_id;
-        }
-        issue.key = Some(Key { scope: actor, key: key.into(), request_hash: String::new(), keep: Keep::Forever });
+        let (key, request_hash) = (key.into(), String::new());
+        issue.key = Some(Key { scope: actor, key, request_hash, keep: Keep::Forever, settles: false });
+        issue
+    }
+
+    /// A step that follows from an event (its id and correlation): derived, and its outcome is settled by the first attempt.
+    pub fn step(actor: impl Into<String>, key: impl Into<String>, cause: (Uuid, Uuid)) -> Self {
+        let mut issue = Self::derived(actor, key);
+        (issue.metadata.causation_id, issue.metadata.correlation_id) = (Some(cause.0), cause.1);
+        issue.key.iter_mut().for_each(|key| key.settles = true);
         issue
     }
 }
@@ -278,7 +298,8 @@ impl Handler {
         Ok(decided)
     }
 
-    /// The recorded outcome of the key, if the command was done before; otherwise what was decided now.
+    /// The recorded outcome of the key, if the command was done before; otherwise what was decided now, which is then recorded if
+    /// the key settles.
     async fn replay_or(
         &self,
         issue: &Issue,
@@ -286,7 +307,12 @@ impl Handler {
         otherwise: Result<Done, CommandError>,
     ) -> Result<Done, CommandError> {
         let Some(key) = &issue.key else { return otherwise };
-        match self.logs().get(context)?.find_key(&key.scope, &key.key).await? {
+        let log = self.logs().get(context)?;
+        let found = match settlement(&otherwise).filter(|_| key.settles) {
+            Some(outcome) => log.keep_key(&key.with(outcome)).await?,
+            None => log.find_key(&key.scope, &key.key).await?,
+        };
+        match found {
             None => otherwise,
             Some(record) if record.request_hash == key.request_hash => replayed(issue, context, record),
             Some(_) => Err(CommandError::KeyReused),
@@ -310,6 +336,15 @@ impl Handler {
     }
 }
 
+/// What is remembered of a command that appends nothing; `None` when it has no outcome that could be.
+fn settlement(outcome: &Result<Done, CommandError>) -> Option<Value> {
+    match outcome {
+        Ok(done) => Some(json!({"version": done.version, "remembered": done.remembered, "no_op": true})),
+        Err(CommandError::Refused(refusal)) => Some(json!({"refused": refusal})),
+        Err(_) => None,
+    }
+}
+
 /// What to append, and the states to keep once it is committed.
 fn request<'a>(
     issue: &Issue,
@@ -326,13 +361,7 @@ fn request<'a>(
         subject_keys.extend(decided.subject_keys);
         afters.push((step.stream(), decided.after));
     }
-    let key = issue.key.as_ref().map(|key| KeyUse {
-        scope: key.scope.clone(),
-        key: key.key.clone(),
-        request_hash: key.request_hash.clone(),
-        keep: key.keep,
-        outcome: json!({"version": version, "remembered": issue.remember}),
-    });
+    let key = issue.key.as_ref().map(|key| key.with(json!({"version": version, "remembered": issue.remember})));
     (AppendRequest { key, metadata: issue.metadata.clone(), subject_keys, streams }, afters)
 }
 
@@ -340,12 +369,18 @@ fn replayed(issue: &Issue, context: Context, record: ports::KeyRecord) -> Result
     if issue.key.as_ref().is_some_and(|key| key.request_hash != record.request_hash) {
         return Err(CommandError::KeyReused);
     }
+    if let Some(refused) = record.outcome.get("refused") {
+        let refusal = serde_json::from_value::<Refusal>(refused.clone());
+        return Err(
+            refusal.map_or_else(|error| Error::corrupt(format!("a kept refusal: {error}")).into(), CommandError::Refused)
+        );
+    }
     Ok(Done {
         context,
         position: record.position,
         version: record.outcome.get("version").and_then(Value::as_u64).unwrap_or_default(),
         remembered: record.outcome.get("remembered").cloned().unwrap_or_else(|| json!({})),
         replayed: true,
-        no_op: false,
+        no_op: record.outcome.get("no_op").is_some(),
     })
 }

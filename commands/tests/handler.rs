@@ -14,10 +14,11 @@ use domain::auth::{RegisterUser, Role, User, UserCommand, UserDetails, UserNameC
 use domain::legal::{Names, Party, PartyCommand, PartyDetails, PartyKind, PartyRole};
 use domain::units::{AddUnit, Bathrooms, Unit, UnitCommand};
 use domain::units::{Address, OwnerShare, Property, PropertyCommand, PropertyType, RegisterProperty};
-use domain::{Context, Currency, Date, HoldId, PartyId, PropertyId, StreamId, Timestamp, UnitId, UserId};
+use domain::{Context, Currency, Date, HoldId, LeaseId, PartyId, PropertyId, StreamId, Timestamp, UnitId, UserId};
 use ports::{
     AppendOutcome, AppendRequest, ChainHead, Checkpoint, Error, EventLog, FollowerCheckpoints, HashChain, Keep, KeyRecord,
-    Link, LogHead, Logs, MasterKey, Position, Recorded, Result, Sealer, StoredEvent, SubjectKeys, SystemClock, Transfer,
+    KeyUse, Link, LogHead, Logs, MasterKey, Position, Recorded, Result, Sealer, StoredEvent, SubjectKeys, SystemClock,
+    Transfer,
 };
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -85,6 +86,9 @@ impl EventLog for FaultyLog {
     }
     async fn find_key(&self, scope: &str, key: &str) -> Result<Option<KeyRecord>> {
         self.log.find_key(scope, key).await
+    }
+    async fn keep_key(&self, key: &KeyUse) -> Result<Option<KeyRecord>> {
+        self.log.keep_key(key).await
     }
 }
 
@@ -220,7 +224,8 @@ async fn all_wait() {
 
 fn keyed(key: &str, hash: &str) -> Issue {
     let mut issue = Issue::by("test");
-    issue.key = Some(Key { scope: "test".into(), key: key.into(), request_hash: hash.into(), keep: Keep::Days30 });
+    issue.key =
+        Some(Key { scope: "test".into(), key: key.into(), request_hash: hash.into(), keep: Keep::Days30, settles: false });
     issue.remember = json!({"id": Uuid::now_v7()});
     issue.timeout = Duration::from_secs(10);
     issue
@@ -583,4 +588,50 @@ async fn a_person_is_sealed_in_the_log_and_gone_with_the_key() {
     let mut erased = bench.events().await;
     Sealer::new(MasterKey::new([7; 32])).open_recorded(&*bench.log, &mut erased).await.expect("reads on");
     assert!(erased[0].payload.get().contains("\"personal\":null"), "{}", erased[0].payload.get());
+}
+
+fn reserve(lease_id: LeaseId) -> UnitCommand {
+    let (from, to) = (Date::constant(2030, 1, 1), Some(Date::constant(2031, 1, 1)));
+    UnitCommand::ReserveUnit { lease_id, from, to, parties: vec![PartyId(Uuid::now_v7())] }
+}
+
+/// What a deposed process runner meets: its step was taken by the new one, and refused; the reason for that is gone by now.
+#[tokio::test]
+async fn a_step_that_was_refused_is_refused_whenever_it_comes_again() {
+    let bench = bench(Context::Units);
+    let id = unit(&bench.handler).await;
+    let late = handler(&bench.log);
+    let (first, second) = (LeaseId(Uuid::now_v7()), LeaseId(Uuid::now_v7()));
+    let on_unit = |command| [step::<Unit>(id.to_string(), command)];
+    let as_step = Issue::step("policy", "event:reserve_unit", (Uuid::now_v7(), Uuid::now_v7()));
+    bench.handler.execute(&Issue::by("test"), &on_unit(reserve(first))).await.expect("free");
+    let refused = bench.handler.execute(&as_step, &on_unit(reserve(second))).await.expect_err("taken");
+    let release = UnitCommand::ReleaseReservation { lease_id: first };
+    bench.handler.execute(&Issue::by("test"), &on_unit(release)).await.expect("released");
+    let before = bench.events().await.len();
+    let again = late.execute(&as_step, &on_unit(reserve(second))).await.expect_err("settled");
+    assert_eq!(again.refusal().expect("a refusal"), refused.refusal().expect("a refusal"));
+    assert_eq!(bench.events().await.len(), before);
+    // Another event's step is another attempt.
+    let other = Issue::step("policy", "another:reserve_unit", (Uuid::now_v7(), Uuid::now_v7()));
+    late.execute(&other, &on_unit(reserve(second))).await.expect("free again");
+}
+
+#[tokio::test]
+async fn a_step_that_had_nothing_to_do_does_nothing_whenever_it_comes_again() {
+    let bench = bench(Context::Units);
+    let id = unit(&bench.handler).await;
+    let late = handler(&bench.log);
+    let on_unit = |command| [step::<Unit>(id.to_string(), command)];
+    let as_step = Issue::step("policy", "event:reserve_unit", (Uuid::now_v7(), Uuid::now_v7()));
+    let lease_id = LeaseId(Uuid::now_v7());
+    bench.handler.execute(&Issue::by("test"), &on_unit(reserve(lease_id))).await.expect("free");
+    let done = bench.handler.execute(&as_step, &on_unit(reserve(lease_id))).await.expect("it is so already");
+    assert!(done.no_op && !done.replayed, "{done:?}");
+    let release = UnitCommand::ReleaseReservation { lease_id };
+    bench.handler.execute(&Issue::by("test"), &on_unit(release)).await.expect("released");
+    let before = bench.events().await.len();
+    let done = late.execute(&as_step, &on_unit(reserve(lease_id))).await.expect("settled");
+    assert!(done.no_op && done.replayed, "{done:?}");
+    assert_eq!(bench.events().await.len(), before);
 }

@@ -71,12 +71,12 @@ pub struct KeyUse {
     pub outcome: serde_json::Value,
 }
 
-/// What is stored of a committed command's key.
+/// What is stored of a command's key.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KeyRecord {
     pub request_hash: String,
     pub outcome: serde_json::Value,
-    /// The last position of the command's events.
+    /// The last position of the command's events; where it appended none, the head when the key was kept.
     pub position: Position,
 }
 
@@ -258,6 +258,10 @@ pub trait EventLog: SubjectKeys + FollowerCheckpoints + HashChain + Transfer + S
 
     /// The record of a key that is still kept.
     async fn find_key(&self, scope: &str, key: &str) -> Result<Option<KeyRecord>>;
+
+    /// Keeps the key of a command that appends nothing, durably and at the head, so that who comes with it later gets the same
+    /// outcome: an append with it is `Replayed`. If it is kept already, nothing is written and that record is the answer.
+    async fn keep_key(&self, key: &KeyUse) -> Result<Option<KeyRecord>>;
 
     /// The events in `(after, upto]` that a query wants, in order, at most `limit`. Unless the query names a stream or an event,
     /// the stretch is walked: ask for [`STRETCH_MAX`](crate::STRETCH_MAX) positions at most at a time.

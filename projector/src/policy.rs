@@ -3,7 +3,9 @@
 //! Each lease has a lane: its events are worked off in order, leases beside each other, so that a stuck lease holds up nobody
 //! else. Every outcome is recorded in the lease's process stream before the next step; commands carry a key made of event and
 //! step. So a crash anywhere loses no step and repeats none: the checkpoint stays before the oldest event that is not done, and
-//! what is seen again finds its steps recorded or its keys used.
+//! what is seen again finds its steps recorded or its keys used. The keys of refused steps are kept, too, where the step would
+//! have had its effect: a deposed leader that comes late with the same step is refused as the new one was, and does not do what
+//! the process has long gone on without.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::AssertUnwindSafe;
@@ -319,7 +321,7 @@ impl Policy {
     ) -> Result<StepOutcome, CommandError> {
         let cause = (trigger.event.event_id, trigger.event.metadata.correlation_id);
         let key = format!("{}:{}", trigger.event.event_id, step.as_str());
-        let issue = Issue::derived(NAME, key, Some(cause));
+        let issue = Issue::step(NAME, key, cause);
         match self.handler.execute(&issue, &[command_step(command)]).await {
             Ok(done) if done.no_op => Ok(StepOutcome::NotNeeded),
             Ok(_) => Ok(StepOutcome::Done),

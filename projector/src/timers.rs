@@ -283,7 +283,7 @@ impl Timer {
     }
 
     fn issue(&self, key: &str) -> Issue {
-        Issue::derived(self.due.name(), key, None)
+        Issue::derived(self.due.name(), key)
     }
 }
 

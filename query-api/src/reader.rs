@@ -253,6 +253,13 @@ impl Reader {
         }
     }
 
+    /// As who found nothing in memory a moment ago.
+    #[cfg(test)]
+    pub(crate) async fn read_late(&self, query: Arc<dyn Query>) -> Result<Served, ReadError> {
+        let key = cache_key(&*query).into();
+        self.fly(&key, &query, &self.arrival(&*query), &MinPosition::default(), false).await
+    }
+
     fn arrival(&self, query: &dyn Query) -> Arrival {
         let feed = &self.tiers.feed;
         // In this order: a flight counted as later must have begun after the marks were taken, and what the feed learns after
@@ -322,10 +329,17 @@ impl Tiers {
         Replacing::begin(&self.feed, self.memory.get(key))
     }
 
-    /// One flight: the shared cache, then the view store.
+    /// One flight: both caches, then the view store.
     async fn fetch(&self, key: &Arc<str>, query: &dyn Query, replacing: Replacing) -> Outcome {
         let sharing = query.sharing();
         let bypassed = self.feed.is_stale() || sharing == Sharing::Never;
+        // Looked at once more: who found nothing here may have started this flight when the one before had just landed.
+        if !bypassed
+            && let Some(kept) = self.memory.get(key)
+            && let Some(served) = kept.serve(&self.feed, self.clock.now(), false)
+        {
+            return Ok((served.entry, Source::Memory));
+        }
         if !bypassed
             && sharing.is_shared()
             && let Some(entry) = self.shared.get(key).await

@@ -33,6 +33,20 @@ async fn an_unchanged_answer_is_a_hit_in_memory() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_found_nothing_just_before_an_answer_was_there_does_not_compute_it_again() {
+    let replica = Replica::new(&TestViews::new(), &TestCache::new(), MEMORY);
+    replica.cache.set(Mood::Fails);
+    replica.views.write(&UNITS, "a", json!(1));
+    replica.poll().await;
+    let late = async || replica.reader.read_late(Arc::new(OneRow("a", Sharing::Shared))).await.expect("served").source;
+    assert_eq!(replica.served("a").await.source, Source::Computed);
+    assert_eq!(late().await, Source::Memory);
+    replica.views.write(&UNITS, "a", json!(2));
+    replica.poll().await;
+    assert_eq!(late().await, Source::Computed, "it is another one by now");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_entry_older_than_a_change_of_its_tag_is_a_miss() {
     let replica = Replica::alone().await;
     replica.views.write(&UNITS, "a", json!(1));

@@ -90,7 +90,7 @@ fn told(world: &World, outcome: Result<Done, CommandError>) -> Told {
 }
 
 fn keyed(key: &str, hash: &str) -> Key {
-    Key { scope: "user:sim".into(), key: key.into(), request_hash: hash.into(), keep: Keep::Days30 }
+    Key { scope: "user:sim".into(), key: key.into(), request_hash: hash.into(), keep: Keep::Days30, settles: false }
 }
 
 /// Sends a command with a key until its outcome is known.

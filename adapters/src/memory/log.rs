@@ -132,9 +132,7 @@ impl State {
         }
         let last = self.events.len() as u64;
         if let Some(key) = &request.key {
-            let record = KeyRecord { request_hash: key.request_hash.clone(), outcome: key.outcome.clone(), position: last };
-            let stored = StoredKey { record, keep: key.keep, created_at: recorded_at };
-            self.keys.insert((key.scope.clone(), key.key.clone()), stored);
+            self.keep(key, last, recorded_at);
         }
         for NewSubjectKey { subject, wrapped } in &request.subject_keys {
             let (subject, wrapped) = (subject.clone(), Some(wrapped.clone()));
@@ -142,6 +140,12 @@ impl State {
             self.subjects.insert(subject, key);
         }
         AppendOutcome::Committed { first, last, recorded_at }
+    }
+
+    fn keep(&mut self, key: &KeyUse, position: Position, created_at: Timestamp) {
+        let record = KeyRecord { request_hash: key.request_hash.clone(), outcome: key.outcome.clone(), position };
+        let stored = StoredKey { record, keep: key.keep, created_at };
+        self.keys.insert((key.scope.clone(), key.key.clone()), stored);
     }
 
     /// What the databases' unique indexes refuse.
@@ -228,6 +232,19 @@ impl EventLog for MemoryLog {
         let state = self.state();
         let stored = state.keys.get(&(scope.to_owned(), key.to_owned()));
         Ok(stored.filter(|stored| stored.is_kept(now)).map(|stored| stored.record.clone()))
+    }
+
+    async fn keep_key(&self, key: &KeyUse) -> Result<Option<KeyRecord>> {
+        let _turn = self.turn.lock().await;
+        let mut state = self.state();
+        let now = from_micros(micros(self.clock.now()))?;
+        if let Some(stored) = state.key(key, now) {
+            return Ok(Some(stored.record.clone()));
+        }
+        let created_at = state.events.last().map_or(now, |last| last.recorded_at.max(now));
+        let position = state.events.len() as Position;
+        state.keep(key, position, created_at);
+        Ok(None)
     }
 }
 

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use cqrs_es::persist::{PersistedEventRepository, SerializedEvent};
 use domain::{Context, StreamId, with_aggregate};
 use ports::{
-    AppendOutcome, AppendRequest, Error, EventLog, EventQuery, KeyRecord, LogHead, Position, Recorded, Result, StreamEvents,
-    Stretch, Tally,
+    AppendOutcome, AppendRequest, Error, EventLog, EventQuery, KeyRecord, KeyUse, LogHead, Position, Recorded, Result,
+    StreamEvents, Stretch, Tally,
 };
 use postgres_es::PostgresEventRepository;
 use sqlx::postgres::{PgConnection, PgRow};
@@ -20,7 +20,7 @@ use super::errors::{Call, DEADLINE, map_load, of_role, within};
 use super::pool::{PostgresServer, TRUSTED_IDLE, acquire};
 use super::recorded::COLUMNS;
 use super::shelf::Shelf;
-use crate::stored::{READ_MAX, check_batch, check_dense, from_micros, signed, unsigned};
+use crate::stored::{READ_MAX, check_batch, check_dense, from_micros, keep_name, signed, unsigned};
 
 /// As many as an appender has calls under way.
 const WRITERS_KEPT: usize = 2;
@@ -41,6 +41,8 @@ const STRETCH: &str = "SELECT position, event_id, aggregate_id, sequence, event_
 
 const FIND_KEY: &str = "SELECT request_hash, outcome::text AS outcome, position FROM idempotency_keys
     WHERE scope = $1 AND key = $2 AND (keep = 'forever' OR created_at > now() - interval '30 days')";
+
+const KEEP_KEY: &str = "SELECT request_hash, outcome, position FROM casitas_keep($1, $2, $3, $4, $5)";
 
 pub struct PostgresLog {
     pub(super) context: Context,
@@ -148,6 +150,15 @@ impl PostgresLog {
         Error::corrupt(format!("{}: {error}", self.what))
     }
 
+    fn key_record(&self, row: &PgRow) -> Result<KeyRecord> {
+        let outcome: &str = self.column(row, "outcome")?;
+        Ok(KeyRecord {
+            request_hash: self.column(row, "request_hash")?,
+            outcome: serde_json::from_str(outcome).map_err(|error| Error::corrupt(format!("{}: {error}", self.what)))?,
+            position: unsigned(self.column(row, "position")?)?,
+        })
+    }
+
     pub(super) fn what(&self) -> &str {
         &self.what
     }
@@ -234,13 +245,19 @@ impl EventLog for PostgresLog {
     async fn find_key(&self, scope: &str, key: &str) -> Result<Option<KeyRecord>> {
         let query = sqlx::query(FIND_KEY).bind(scope).bind(key);
         let row = self.run(Call::Read, async |connection| query.fetch_optional(connection).await).await?;
-        let Some(row) = row else { return Ok(None) };
-        let outcome: &str = self.column(&row, "outcome")?;
-        Ok(Some(KeyRecord {
-            request_hash: self.column(&row, "request_hash")?,
-            outcome: serde_json::from_str(outcome).map_err(|error| Error::corrupt(format!("{}: {error}", self.what)))?,
-            position: unsigned(self.column(&row, "position")?)?,
-        }))
+        row.as_ref().map(|row| self.key_record(row)).transpose()
+    }
+
+    async fn keep_key(&self, key: &KeyUse) -> Result<Option<KeyRecord>> {
+        let outcome = key.outcome.to_string();
+        let query = sqlx::query(KEEP_KEY)
+            .bind(&key.scope)
+            .bind(&key.key)
+            .bind(&key.request_hash)
+            .bind(keep_name(key.keep))
+            .bind(&outcome);
+        let row = self.run(Call::Write, async |connection| query.fetch_optional(connection).await).await?;
+        row.as_ref().map(|row| self.key_record(row)).transpose()
     }
 
     async fn search(&self, query: &EventQuery, after: Position, upto: Position, limit: usize) -> Result<Vec<Recorded>> {

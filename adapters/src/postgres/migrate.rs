@@ -19,6 +19,7 @@ const LOG_STEPS: &[Step] = &[
     (2, "append", include_str!("../../migrations/postgres/log/0002_append.sql")),
     (3, "chain", include_str!("../../migrations/postgres/log/0003_chain.sql")),
     (4, "accept", include_str!("../../migrations/postgres/log/0004_accept.sql")),
+    (5, "keep", include_str!("../../migrations/postgres/log/0005_keep.sql")),
 ];
 const VIEWS_STEPS: &[Step] = &[
     (1, "views", include_str!("../../migrations/postgres/views/0001_views.sql")),

@@ -68,6 +68,23 @@ pub(super) async fn append(
     Ok(outcomes)
 }
 
+/// Keeps a key without events in an open transaction, unless it is kept already.
+pub(super) async fn keep_key(
+    file: &DatabaseFile,
+    connection: &mut SqliteConnection,
+    key: &KeyUse,
+    now_us: i64,
+) -> Result<Option<KeyRecord>> {
+    let last = sqlx::query_as("SELECT position, recorded_at FROM events ORDER BY position DESC LIMIT 1");
+    let (head, at): (i64, i64) = file.run(last.fetch_optional(&mut *connection)).await?.unwrap_or((0, now_us));
+    let recorded_at_us = at.max(now_us);
+    if let Some(record) = find_key(file, &mut *connection, &key.scope, &key.key, recorded_at_us).await? {
+        return Ok(Some(record));
+    }
+    Append { file, connection, head, recorded_at_us }.insert_keys(&[(key, head)]).await?;
+    Ok(None)
+}
+
 struct Append<'a> {
     file: &'a DatabaseFile,
     connection: &'a mut SqliteConnection,

@@ -7,15 +7,15 @@ use async_trait::async_trait;
 use cqrs_es::persist::{PersistedEventRepository, SerializedEvent};
 use domain::{Context, StreamId, with_aggregate};
 use ports::{
-    AppendOutcome, AppendRequest, Clock, EventLog, EventQuery, KeyRecord, LogHead, Metadata, Position, Recorded, Result,
-    StreamEvents, Stretch, Tally,
+    AppendOutcome, AppendRequest, Clock, EventLog, EventQuery, KeyRecord, KeyUse, LogHead, Metadata, Position, Recorded,
+    Result, StreamEvents, Stretch, Tally,
 };
 use serde_json::value::RawValue;
 use sqlite_es::SqliteEventRepository;
 use sqlx::sqlite::{SqliteRow, SqliteSynchronous};
 
 use super::DataFolder;
-use super::append::{append, find_key};
+use super::append::{append, find_key, keep_key};
 use super::file::{DatabaseFile, Step, map_load};
 use crate::stored::{DAY_US, KEY_DAYS, READ_MAX, check_batch, check_dense, from_micros, micros, signed, unsigned};
 
@@ -158,6 +158,13 @@ impl EventLog for SqliteLog {
 
     async fn find_key(&self, scope: &str, key: &str) -> Result<Option<KeyRecord>> {
         find_key(&self.file, &self.file.readers, scope, key, micros(self.clock.now())).await
+    }
+
+    async fn keep_key(&self, key: &KeyUse) -> Result<Option<KeyRecord>> {
+        let mut transaction = self.file.begin().await?;
+        let kept = keep_key(&self.file, &mut transaction, key, micros(self.clock.now())).await?;
+        self.file.commit(transaction).await?;
+        Ok(kept)
     }
 
     async fn search(&self, query: &EventQuery, after: Position, upto: Position, limit: usize) -> Result<Vec<Recorded>> {

@@ -43,6 +43,7 @@ pub async fn all(log: Arc<dyn EventLog>) {
     the_same_request_with_its_key_is_replayed(shared).await;
     another_request_with_a_used_key_is_refused(shared).await;
     a_refused_command_leaves_its_key_free(shared).await;
+    a_key_is_kept_without_events_and_decides_from_then_on(shared).await;
     a_key_twice_in_one_batch_counts_once(shared).await;
     a_resent_command_with_a_key_is_committed_not_replayed(shared).await;
 
@@ -51,6 +52,7 @@ pub async fn all(log: Arc<dyn EventLog>) {
     racing_writers_of_one_stream_lose_nothing_and_overwrite_nothing(log.clone()).await;
     a_follower_skips_nothing_while_many_write(log.clone()).await;
     racing_duplicates_of_one_key_commit_once(log.clone()).await;
+    a_key_that_is_kept_while_others_append_with_it_has_one_outcome(log.clone()).await;
 
     a_follower_starts_without_a_checkpoint(shared).await;
     a_checkpoint_moves_only_from_where_it_stands(shared).await;

@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use cqrs_es::persist::SerializedEvent;
 use domain::{Context, StreamId};
 use ports::{
-    AppendOutcome, AppendRequest, ChainHead, Checkpoint, Clock, EventLog, FollowerCheckpoints, HashChain, KeyRecord, Link,
-    LogHead, Position, Recorded, Result, StoredEvent, StreamEvents, SubjectKeys, Transfer,
+    AppendOutcome, AppendRequest, ChainHead, Checkpoint, Clock, EventLog, FollowerCheckpoints, HashChain, KeyRecord, KeyUse,
+    Link, LogHead, Position, Recorded, Result, StoredEvent, StreamEvents, SubjectKeys, Transfer,
 };
 use uuid::Uuid;
 
@@ -148,6 +148,16 @@ impl EventLog for SimLog {
         let work = async move { store.inner.find_key(&scope, &key).await };
         let show = |found: &Option<KeyRecord>| if found.is_some() { "found".into() } else { "absent".into() };
         self.gate.call(Kind::Read, self.operation("find key"), show, work).await
+    }
+
+    async fn keep_key(&self, key: &KeyUse) -> Result<Option<KeyRecord>> {
+        if self.store.sabotage == Some(Sabotage::NoKeys) {
+            return Ok(None);
+        }
+        let (store, key) = (self.store.clone(), key.clone());
+        let work = async move { store.inner.keep_key(&key).await };
+        let show = |found: &Option<KeyRecord>| if found.is_some() { "is kept".into() } else { "kept".into() };
+        self.gate.call(Kind::Write, self.operation("keep key"), show, work).await
     }
 }
 

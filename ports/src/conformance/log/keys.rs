@@ -58,6 +58,58 @@ pub async fn a_refused_command_leaves_its_key_free(log: &dyn EventLog) {
     commit(log, &keyed(log, &key)).await;
 }
 
+pub async fn a_key_is_kept_without_events_and_decides_from_then_on(log: &dyn EventLog) {
+    let before = head(log).await;
+    let key = KeyUse { outcome: json!({"refused": {"code": "UNIT_NOT_AVAILABLE"}}), ..fresh_key(Keep::Forever) };
+    assert_eq!(log.keep_key(&key).await.expect("kept"), None);
+    let record = KeyRecord { request_hash: key.request_hash.clone(), outcome: key.outcome.clone(), position: before };
+    assert_eq!(log.find_key(&key.scope, &key.key).await.expect("found"), Some(record.clone()));
+    // Who decides otherwise later gets what the first one got, whether it has events or not.
+    let again = KeyUse { outcome: json!({"id": "other"}), ..key.clone() };
+    assert_eq!(log.keep_key(&again).await.expect("kept"), Some(record.clone()));
+    assert_eq!(append(log, &keyed(log, &again)).await, AppendOutcome::Replayed(record));
+    let other = KeyUse { request_hash: "other".into(), ..again };
+    assert_eq!(append(log, &keyed(log, &other)).await, AppendOutcome::KeyReused);
+    assert_eq!(head(log).await, before);
+    // And the other way round.
+    let key = fresh_key(Keep::Forever);
+    let (_, last) = commit(log, &keyed(log, &key)).await;
+    let record = KeyRecord { request_hash: key.request_hash.clone(), outcome: key.outcome.clone(), position: last };
+    let refused = KeyUse { outcome: json!({"refused": {}}), ..key };
+    assert_eq!(log.keep_key(&refused).await.expect("kept"), Some(record));
+}
+
+pub async fn a_key_that_is_kept_while_others_append_with_it_has_one_outcome(log: Arc<dyn EventLog>) {
+    for _ in 0..20 {
+        let key = fresh_key(Keep::Forever);
+        let before = head(log.as_ref()).await;
+        let refused = KeyUse { outcome: json!({"refused": {}}), ..key.clone() };
+        let racers = (0..8).map(|racer| {
+            let (log, command, refused) = (log.clone(), keyed(log.as_ref(), &key), refused.clone());
+            tokio::spawn(async move {
+                match racer % 2 {
+                    0 => match append(log.as_ref(), &command).await {
+                        AppendOutcome::Committed { .. } => command.key.expect("it has one").outcome,
+                        AppendOutcome::Replayed(record) => record.outcome,
+                        other => panic!("{other:?}"),
+                    },
+                    _ => log.keep_key(&refused).await.expect("kept").map_or(refused.outcome, |record| record.outcome),
+                }
+            })
+        });
+        let racers: Vec<_> = racers.collect();
+        let kept = log.find_key(&key.scope, &key.key);
+        let mut outcomes = Vec::new();
+        for racer in racers {
+            outcomes.push(racer.await.expect("no panic"));
+        }
+        let kept = kept.await.expect("found").expect("kept").outcome;
+        assert!(outcomes.iter().all(|outcome| *outcome == kept), "{kept}: {outcomes:?}");
+        let events = if kept == key.outcome { 2 } else { 0 };
+        assert_eq!(head(log.as_ref()).await, before + events);
+    }
+}
+
 pub async fn a_key_twice_in_one_batch_counts_once(log: &dyn EventLog) {
     let key = fresh_key(Keep::Days30);
     let other = KeyUse { request_hash: "other".into(), ..key.clone() };

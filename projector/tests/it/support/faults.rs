@@ -9,8 +9,9 @@ use cqrs_es::persist::SerializedEvent;
 use domain::{Context, StreamId};
 use ports::{
     AppendOutcome, AppendRequest, Ask, ChainHead, Checkpoint, Claim, Error, EventLog, FollowerCheckpoints, HashChain,
-    JobConsumer, JobQueue, KeyRecord, Link, LogHead, ModelHead, ModelSpec, ParkedStream, ParkedStreams, Position, Priority,
-    QueueDepth, Recorded, Result, StoredEvent, SubjectKeys, Transfer, ViewBatch, ViewChange, ViewSnapshot, ViewStore,
+    JobConsumer, JobQueue, KeyRecord, KeyUse, Link, LogHead, ModelHead, ModelSpec, ParkedStream, ParkedStreams, Position,
+    Priority, QueueDepth, Recorded, Result, StoredEvent, SubjectKeys, Transfer, ViewBatch, ViewChange, ViewSnapshot,
+    ViewStore,
 };
 use serde_json::Value;
 use uuid::Uuid;
@@ -106,6 +107,10 @@ impl EventLog for FaultyLog {
     async fn find_key(&self, scope: &str, key: &str) -> Result<Option<KeyRecord>> {
         self.check()?;
         self.inner.find_key(scope, key).await
+    }
+    async fn keep_key(&self, key: &KeyUse) -> Result<Option<KeyRecord>> {
+        self.check()?;
+        self.inner.keep_key(key).await
     }
 }
 

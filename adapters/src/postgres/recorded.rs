@@ -103,6 +103,11 @@ pub(super) fn date(days: i32) -> Result<Date, jiff::Error> {
     }
 }
 
+/// What [`date`] takes.
+pub(super) fn days(date: Date) -> i32 {
+    (date - EPOCH_DAY).get_days()
+}
+
 /// A day as an element of a `date[]` parameter.
 #[derive(Clone, Copy)]
 pub(super) struct Day(pub(super) Date);
@@ -125,7 +130,7 @@ impl PgHasArrayType for Day {
 
 impl Encode<'_, Postgres> for Day {
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
-        buffer.extend_from_slice(&(self.0 - EPOCH_DAY).get_days().to_be_bytes());
+        buffer.extend_from_slice(&days(self.0).to_be_bytes());
         Ok(IsNull::No)
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use domain::StreamId;
-use ports::{Checkpoint, Error, FollowerAt, Held, Import, Incarnation, KeptKey, Result, Transfer, WrappedKey};
+use ports::{Checkpoint, Error, FollowerAt, Held, Import, Incarnation, KeptKey, Recorded, Result, Transfer, WrappedKey};
 use serde_json::value::RawValue;
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Connection, Executor};
@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::errors::{Call, within};
 use super::log::PostgresLog;
 use super::pool::acquire;
+use super::recorded::{EPOCH_MICROS, days};
 use crate::stored::{check_import, check_place, check_start, from_micros, keep_name, keep_named, micros, signed, unsigned};
 
 const KEPT: &str = "SELECT scope, key, keep, request_hash, outcome::text AS outcome, position,
@@ -35,13 +36,22 @@ const HOLD: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '2s';
 
 const PLACE: &str = "SELECT incarnation, coalesce((SELECT max(position) FROM events), 0) AS head FROM log_incarnation";
 
-const EVENTS: &str =
-    "INSERT INTO events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, position,
-        event_id, effective_on, recorded_at, actor, correlation_id, causation_id, traceparent)
-    SELECT t, i, s, y, v, p::json, n, e, d::date, timestamptz 'epoch' + r * interval '1 microsecond', a, c, u, w
-      FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::uuid[],
-                  $9::text[], $10::bigint[], $11::text[], $12::uuid[], $13::uuid[], $14::text[])
-           x(t, i, s, y, v, p, n, e, d, r, a, c, u, w)";
+/// The first stream that does not have the sequence given, and where it stands. By the whole key: the last of a stream costs all of it
+/// that is on a page.
+const SHORTER: &str =
+    "SELECT o, (SELECT coalesce(max(sequence), 0) FROM events WHERE aggregate_type = t AND aggregate_id = i) AS stands
+      FROM unnest($1::text[], $2::text[], $3::bigint[]) WITH ORDINALITY x(t, i, s, o)
+     WHERE (SELECT e.sequence FROM events e WHERE e.aggregate_type = t AND e.aggregate_id = i AND e.sequence = s) IS NULL
+     LIMIT 1";
+
+const EVENTS: &str = "COPY events (aggregate_type, aggregate_id, sequence, event_type, event_version, payload, position,
+        event_id, effective_on, recorded_at, actor, correlation_id, causation_id, traceparent) FROM STDIN (FORMAT binary)";
+const EVENT_COLUMNS: i16 = 14;
+/// What COPY's binary form begins with: its signature, no flags, no more of a header.
+const COPY_HEAD: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+const COPY_END: [u8; 2] = (-1_i16).to_be_bytes();
+/// Rows are sent in pieces of about so much.
+const PIECE_BYTES: usize = 256 * 1024;
 
 const KEYS: &str = "INSERT INTO idempotency_keys (scope, key, request_hash, outcome, position, keep, created_at)
     SELECT s, k, h, o::json, p, e, timestamptz 'epoch' + c * interval '1 microsecond'
@@ -156,16 +166,7 @@ impl PostgresLog {
         let place = within(what, Call::Read, sqlx::query(PLACE).fetch_one(&mut *connection)).await?;
         let head = unsigned(self.column(&place, "head")?)?;
         check_place(self.context, import, self.column(&place, "incarnation")?, head)?;
-        let (kinds, ids): (Vec<&str>, Vec<&str>) =
-            starts.keys().map(|stream| (stream.kind.as_str(), stream.id.as_str())).unzip();
-        let stands = sqlx::query(
-            "SELECT coalesce((SELECT max(sequence) FROM events WHERE aggregate_type = t AND aggregate_id = i), 0) AS sequence
-               FROM unnest($1::text[], $2::text[]) WITH ORDINALITY x(t, i, o) ORDER BY o",
-        );
-        let stands = within(what, Call::Read, stands.bind(kinds).bind(ids).fetch_all(&mut *connection)).await?;
-        for ((stream, start), row) in starts.into_iter().zip(&stands) {
-            check_start(self.context, import, stream, start, unsigned(self.column(row, "sequence")?)?)?;
-        }
+        self.check_starts(connection, import, starts).await?;
         if head == 0 {
             let take_over = sqlx::query("UPDATE log_incarnation SET incarnation = $1").bind(import.incarnation);
             within(what, Call::Read, take_over.execute(&mut *connection)).await?;
@@ -174,29 +175,46 @@ impl PostgresLog {
         self.write_beside(connection, import).await
     }
 
+    /// Whether each stream stands where the import goes on with it. One that is longer violates the primary key when its events come.
+    async fn check_starts(
+        &self,
+        connection: &mut PgConnection,
+        import: &Import,
+        starts: BTreeMap<&StreamId, u64>,
+    ) -> Result<()> {
+        let gone_on: Vec<(&StreamId, u64)> = starts.into_iter().filter(|(_, start)| *start > 0).collect();
+        let sequences: Vec<i64> = gone_on.iter().map(|(_, start)| signed(*start)).collect::<Result<_>>()?;
+        let shorter = sqlx::query(SHORTER)
+            .bind(gone_on.iter().map(|(stream, _)| stream.kind.as_str()).collect::<Vec<_>>())
+            .bind(gone_on.iter().map(|(stream, _)| stream.id.as_str()).collect::<Vec<_>>())
+            .bind(sequences);
+        let Some(row) = within(self.what(), Call::Read, shorter.fetch_optional(connection)).await? else { return Ok(()) };
+        let place = unsigned(self.column(&row, "o")?)?;
+        let stands = unsigned(self.column(&row, "stands")?)?;
+        let found = usize::try_from(place).ok().and_then(|place| gone_on.get(place.checked_sub(1)?));
+        let (stream, start) = found.ok_or_else(|| Error::corrupt(format!("{} answered {place}", self.what())))?;
+        check_start(self.context, import, stream, *start, stands)
+    }
+
+    /// By `COPY` in its binary form: the server parses no value but the payload, and writes many rows at once.
     async fn write_events(&self, connection: &mut PgConnection, import: &Import) -> Result<()> {
-        let events = &import.events;
-        if events.is_empty() {
+        if import.events.is_empty() {
             return Ok(());
         }
-        let sequences: Vec<i64> = events.iter().map(|event| signed(event.sequence)).collect::<Result<_>>()?;
-        let positions: Vec<i64> = events.iter().map(|event| signed(event.position)).collect::<Result<_>>()?;
-        let insert = sqlx::query(EVENTS)
-            .bind(events.iter().map(|event| event.stream.kind.as_str()).collect::<Vec<_>>())
-            .bind(events.iter().map(|event| event.stream.id.as_str()).collect::<Vec<_>>())
-            .bind(sequences)
-            .bind(events.iter().map(|event| event.event_type.as_str()).collect::<Vec<_>>())
-            .bind(events.iter().map(|event| event.event_version.as_str()).collect::<Vec<_>>())
-            .bind(events.iter().map(|event| event.payload.get()).collect::<Vec<_>>())
-            .bind(positions)
-            .bind(events.iter().map(|event| event.event_id).collect::<Vec<_>>())
-            .bind(events.iter().map(|event| event.effective_on.to_string()).collect::<Vec<_>>())
-            .bind(events.iter().map(|event| micros(event.recorded_at)).collect::<Vec<_>>())
-            .bind(events.iter().map(|event| event.metadata.actor.as_str()).collect::<Vec<_>>())
-            .bind(events.iter().map(|event| event.metadata.correlation_id).collect::<Vec<_>>())
-            .bind(events.iter().map(|event| event.metadata.causation_id).collect::<Vec<_>>())
-            .bind(events.iter().map(|event| event.metadata.traceparent.as_deref()).collect::<Vec<_>>());
-        within(self.what(), Call::Read, insert.execute(connection)).await.map(drop)
+        let what = self.what();
+        let mut stream = within(what, Call::Read, connection.copy_in_raw(EVENTS)).await?;
+        let mut piece = Vec::with_capacity(PIECE_BYTES * 2);
+        piece.extend_from_slice(COPY_HEAD);
+        for event in &import.events {
+            row(&mut piece, event)?;
+            if piece.len() >= PIECE_BYTES {
+                within(what, Call::Read, stream.send(piece.as_slice())).await?;
+                piece.clear();
+            }
+        }
+        piece.extend_from_slice(&COPY_END);
+        within(what, Call::Read, stream.send(piece.as_slice())).await?;
+        within(what, Call::Read, stream.finish()).await.map(drop)
     }
 
     async fn write_beside(&self, connection: &mut PgConnection, import: &Import) -> Result<()> {
@@ -230,4 +248,36 @@ impl PostgresLog {
         }
         Ok(())
     }
+}
+
+/// An event's columns in the order of [`EVENTS`].
+fn row(piece: &mut Vec<u8>, event: &Recorded) -> Result<()> {
+    piece.extend_from_slice(&EVENT_COLUMNS.to_be_bytes());
+    field(piece, event.stream.kind.as_str().as_bytes())?;
+    field(piece, event.stream.id.as_bytes())?;
+    field(piece, &signed(event.sequence)?.to_be_bytes())?;
+    field(piece, event.event_type.as_bytes())?;
+    field(piece, event.event_version.as_bytes())?;
+    field(piece, event.payload.get().as_bytes())?;
+    field(piece, &signed(event.position)?.to_be_bytes())?;
+    field(piece, event.event_id.as_bytes())?;
+    field(piece, &days(event.effective_on).to_be_bytes())?;
+    field(piece, &(micros(event.recorded_at) - EPOCH_MICROS).to_be_bytes())?;
+    field(piece, event.metadata.actor.as_bytes())?;
+    field(piece, event.metadata.correlation_id.as_bytes())?;
+    let causation_id = event.metadata.causation_id.as_ref().map(|id| id.as_bytes().as_slice());
+    for optional in [causation_id, event.metadata.traceparent.as_deref().map(str::as_bytes)] {
+        match optional {
+            Some(bytes) => field(piece, bytes)?,
+            None => piece.extend_from_slice(&(-1_i32).to_be_bytes()),
+        }
+    }
+    Ok(())
+}
+
+fn field(piece: &mut Vec<u8>, bytes: &[u8]) -> Result<()> {
+    let length = i32::try_from(bytes.len()).map_err(|_| Error::rejected("the event log", "an event is too large"))?;
+    piece.extend_from_slice(&length.to_be_bytes());
+    piece.extend_from_slice(bytes);
+    Ok(())
 }

@@ -10,6 +10,8 @@ use domain::{Context, StreamId};
 use ports::{EventLog, Import, Recorded, Sealer, WrappedKey};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use super::format::{EVENTS, Header, Line, SUBJECT_KEYS, event_line};
 use super::lines::{LineReader, beside};
@@ -23,7 +25,10 @@ use crate::platform::{Platform, Role};
 use crate::secrets::Secrets;
 
 /// Rows of one transaction.
-const BATCH: usize = 1_000;
+const BATCH: usize = 20_000;
+/// Lines are handed on so many at a time, and so often ahead of who takes them.
+const LINES: usize = 1_000;
+const AHEAD: usize = 20;
 
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
 #[command(
@@ -78,7 +83,7 @@ impl ImportArgs {
 /// Checks, then writes; answers the exit code.
 pub async fn import(settings: &Settings, args: &ImportArgs, printer: &mut Printer) -> Result<u8> {
     let keys = keys_path(args)?;
-    let checked = check_file(&args.file)?;
+    let checked = check_file(&args.file).await?;
     let subjects = keys.as_deref().map(read_subjects).transpose()?.unwrap_or_default();
     if args.dry_run && !settings.is_distributed() && !settings.data_dir.exists() {
         printer.row(checked.row(&args.file, subjects.len(), "checked"));
@@ -96,13 +101,14 @@ pub async fn import(settings: &Settings, args: &ImportArgs, printer: &mut Printe
     }
     let mut writer = Writer::new(&target.logs, &checked.header);
     let mut interrupts = Interrupts::listen()?;
-    // What was appended stays; an append that is under way is found by --resume, or not.
+    // What was written stays; what is being written is waited for: nothing goes on behind the answer.
     let written = tokio::select! {
         written = writer.run(&args.file, &subjects) => written,
         () = interrupts.next() => Err(Refusal::new(exit::INTERRUPTED, "interrupted").into()),
     };
+    let settled = writer.settle().await;
     writer.progress.clear();
-    if let Err(error) = written {
+    if let Err(error) = written.and(settled) {
         let code = error.downcast_ref::<Refusal>().map_or(exit::FAILED, |refusal| refusal.code);
         // The command ends what is said: the rest of the line is for the shell.
         let (at, again) = (&writer.at, args.again(&settings.said));
@@ -154,26 +160,27 @@ fn read_header(reader: &mut LineReader, format: &str) -> Result<Header> {
 }
 
 /// Reads the whole file: the order of everything, the counts and the digest.
-fn check_file(path: &Path) -> Result<Checked> {
+async fn check_file(path: &Path) -> Result<Checked> {
     let mut reader = LineReader::open(path)?;
     let header = read_header(&mut reader, EVENTS)?;
     let names: Vec<Context> = header.contexts.iter().map(|head| head.context).collect();
     ensure!(names == Context::ALL, "{}: the contexts are {names:?}", reader.place());
+    let mut lines = Lines::of(reader, path);
     let (mut place, mut position, mut events, mut keys) = (0, 0, 0, 0);
     let mut streams: HashMap<StreamId, u64> = HashMap::new();
-    while let Some(line) = reader.next()? {
+    while let Some(line) = lines.next().await? {
         match line {
             Line::Event(event) => {
                 while place < names.len() && header.contexts[place].position == position {
                     (place, position) = (place + 1, 0);
                     streams.clear();
                 }
-                let event = event.recorded().with_context(|| reader.place())?;
+                let event = event.recorded().with_context(|| lines.place())?;
                 let context = names.get(place).copied();
                 ensure!(
                     context == Some(event.stream.context()) && event.position == position + 1,
                     "{}: {}:{} does not go on behind {}:{position}",
-                    reader.place(),
+                    lines.place(),
                     event.stream.context(),
                     event.position,
                     context.map_or("the end", Context::as_str)
@@ -182,7 +189,7 @@ fn check_file(path: &Path) -> Result<Checked> {
                 ensure!(
                     event.sequence == *sequence + 1,
                     "{}: {} goes on with {} behind {sequence}",
-                    reader.place(),
+                    lines.place(),
                     event.stream,
                     event.sequence
                 );
@@ -202,7 +209,7 @@ fn check_file(path: &Path) -> Result<Checked> {
                 );
                 return Ok(Checked { header, events, keys, sha256: trailer.sha256 });
             }
-            Line::Header(_) | Line::Subject(_) => bail!("{} is out of place", reader.place()),
+            Line::Header(_) | Line::Subject(_) => bail!("{} is out of place", lines.place()),
         }
     }
     bail!("{} breaks off after {events} of {} events: it has no trailer", path.display(), header.events())
@@ -296,17 +303,21 @@ struct Writer<'a> {
     /// Where everything before is written: `context:position`.
     at: String,
     progress: Progress,
+    /// The rows that are being written while the next are collected: where the log stands then, how many events, the write.
+    under_way: Option<(String, u64, JoinHandle<ports::Result<()>>)>,
 }
 
 impl<'a> Writer<'a> {
     fn new(logs: &'a [Arc<dyn EventLog>], header: &'a Header) -> Self {
-        Self { logs, header, at: "nothing".into(), progress: Progress::of("import", header.events()) }
+        let progress = Progress::of("import", header.events());
+        Self { logs, header, at: "nothing".into(), progress, under_way: None }
     }
 
     async fn run(&mut self, path: &Path, subjects: &[(Context, WrappedKey)]) -> Result<()> {
         let mut reader = LineReader::open(path)?;
         read_header(&mut reader, EVENTS)?;
-        let mut next = reader.next()?;
+        let mut lines = Lines::of(reader, path);
+        let mut next = lines.next().await?;
         for (log, head) in self.logs.iter().zip(self.header.contexts.iter()) {
             let context = log.context();
             // What a first try has written already.
@@ -330,33 +341,97 @@ impl<'a> Writer<'a> {
                     }
                 }
                 if import.events.len() + import.keys.len() >= BATCH {
-                    self.write(&**log, &mut import).await?;
+                    self.write(log, &mut import).await?;
                 }
-                next = reader.next()?;
+                next = lines.next().await?;
             }
             let own = subjects.iter().filter(|(of, _)| *of == context).map(|(_, key)| key);
             for subject in own {
                 import.subjects.push(subject.clone());
                 if import.subjects.len() >= BATCH {
-                    self.write(&**log, &mut import).await?;
+                    self.write(log, &mut import).await?;
                 }
             }
             import.followers = head.followers();
-            self.write(&**log, &mut import).await?;
+            self.write(log, &mut import).await?;
+            self.settle().await?;
         }
-        ensure!(matches!(next, Some(Line::Trailer(_))), "{} is out of place", reader.place());
+        ensure!(matches!(next, Some(Line::Trailer(_))), "{} has changed since it was checked", path.display());
         Ok(())
     }
 
-    async fn write(&mut self, log: &dyn EventLog, import: &mut Import) -> Result<()> {
+    /// Begins to write rows, when those before are written.
+    async fn write(&mut self, log: &Arc<dyn EventLog>, import: &mut Import) -> Result<()> {
+        self.settle().await?;
         let (context, count) = (log.context(), import.events.len() as u64);
         self.at = format!("{context}:{}", import.after);
-        log.import(import).await.map_err(chained)?;
         let after = import.after + count;
-        self.at = format!("{context}:{after}");
-        self.progress.add(count);
-        *import = Import { incarnation: import.incarnation, after, ..Import::default() };
+        let next = Import { incarnation: import.incarnation, after, ..Import::default() };
+        let (log, rows) = (log.clone(), std::mem::replace(import, next));
+        let write = tokio::spawn(async move { log.import(&rows).await });
+        self.under_way = Some((format!("{context}:{after}"), count, write));
         Ok(())
+    }
+
+    async fn settle(&mut self) -> Result<()> {
+        let Some((at, count, write)) = self.under_way.take() else { return Ok(()) };
+        write.await.context("the write panicked")?.map_err(chained)?;
+        self.at = at;
+        self.progress.add(count);
+        Ok(())
+    }
+}
+
+/// The lines of a file, read by a thread of their own while those before are worked on.
+struct Lines {
+    path: PathBuf,
+    /// The line that was handed out last; the header is the first.
+    number: u64,
+    chunks: mpsc::Receiver<Result<Vec<Line>>>,
+    chunk: std::vec::IntoIter<Line>,
+}
+
+impl Lines {
+    /// Behind the header.
+    fn of(mut reader: LineReader, path: &Path) -> Self {
+        let (sender, chunks) = mpsc::channel(AHEAD);
+        tokio::task::spawn_blocking(move || {
+            let (mut last, mut lines) = (None, Vec::with_capacity(LINES));
+            while last.is_none() {
+                match reader.next() {
+                    Ok(Some(line)) => lines.push(line),
+                    Ok(None) => last = Some(Ok(vec![])),
+                    Err(error) => last = Some(Err(error)),
+                }
+                if lines.len() == LINES || last.is_some() {
+                    let full = std::mem::replace(&mut lines, Vec::with_capacity(LINES));
+                    // Whoever takes them has gone: so does this.
+                    if sender.blocking_send(Ok(full)).is_err() {
+                        return;
+                    }
+                }
+            }
+            last.into_iter().for_each(|last| drop(sender.blocking_send(last)));
+        });
+        Self { path: path.to_owned(), number: 1, chunks, chunk: vec![].into_iter() }
+    }
+
+    fn place(&self) -> String {
+        format!("{}, line {}", self.path.display(), self.number)
+    }
+
+    /// `None` where the file ends.
+    async fn next(&mut self) -> Result<Option<Line>> {
+        loop {
+            if let Some(line) = self.chunk.next() {
+                self.number += 1;
+                return Ok(Some(line));
+            }
+            match self.chunks.recv().await {
+                Some(chunk) => self.chunk = chunk?.into_iter(),
+                None => return Ok(None),
+            }
+        }
     }
 }
 

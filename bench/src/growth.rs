@@ -15,6 +15,8 @@ use crate::pgbench;
 use crate::rows::number;
 use crate::workload::{Creates, postgres_handler};
 
+pub const NAME: &str = "append-growth";
+
 const SIZES: [u64; 3] = [10_000, 100_000, 1_000_000];
 const SIZES_QUICK: [u64; 2] = [5_000, 20_000];
 const CALLERS: usize = 64;
@@ -42,7 +44,7 @@ fn limit(size: u64) -> String {
 
 impl Part for Growth {
     fn name(&self) -> &'static str {
-        "append-growth"
+        NAME
     }
 
     fn compares(&self) -> Vec<Compare> {

@@ -37,6 +37,7 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 const FOLLOWED_WITHIN: Duration = Duration::from_secs(1_200);
 /// What hangs on a start (plans, pools, the first polls) is over by then.
 const SETTLE: Duration = Duration::from_secs(3);
+const SETTLE_QUICK: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 pub struct Size {
@@ -214,7 +215,7 @@ fn embedded_starts(embedded: &mut Embedded, bench: &Bench, round: &mut Round<'_>
         })?;
     }
     let before = Foreign::now();
-    thread::sleep(SETTLE);
+    thread::sleep(bench.size(SETTLE, SETTLE_QUICK));
     let taken = before.since();
     let pid = embedded.server().pid().context("casitas serve does not run")?;
     let bytes = resident(pid).context("its memory")?;
@@ -235,8 +236,8 @@ fn ready(port: u16, started: Instant) -> Result<Outcome> {
 
 /// Memory, processor time and queries of the whole stack while nobody calls.
 fn idle(stack: &mut Stack, bench: &Bench, round: &mut Round<'_>, events: u64) -> Result<()> {
-    let watched = bench.size(Duration::from_secs(10), Duration::from_secs(5));
-    thread::sleep(SETTLE);
+    let watched = bench.size(Duration::from_secs(10), Duration::from_secs(3));
+    thread::sleep(bench.size(SETTLE, SETTLE_QUICK));
     let pids = pids(stack)?;
     let transactions = || -> Result<f64> {
         let sum = "SELECT sum(xact_commit + xact_rollback) FROM pg_stat_database WHERE datname <> 'postgres'";

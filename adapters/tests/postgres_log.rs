@@ -207,7 +207,7 @@ async fn a_lock_that_is_held_too_long_is_unavailable_within_seconds_and_writes_n
 async fn positions_are_not_given_out_in_a_transaction_with_an_old_snapshot() {
     let cluster = Cluster::with_logs(UNITS).await;
     let mut writer = cluster.connect("casitas_command", "units_db").await;
-    for (function, parameters) in [("casitas_accept", 19), ("casitas_append", 27)] {
+    for (function, parameters) in [("casitas_accept", 19), ("casitas_append", 27), ("casitas_keep", 5)] {
         writer.execute("BEGIN ISOLATION LEVEL REPEATABLE READ").await.expect("begun");
         let call = format!("SELECT * FROM {function}({})", vec!["'{}'"; parameters].join(", "));
         let refused = writer.execute(call.as_str()).await.expect_err("refused").to_string();
@@ -437,6 +437,10 @@ async fn http_keys_expire_and_the_keys_of_policies_stay() {
     assert!(log.find_key(&policy.scope, &policy.key).await.expect("read").is_some());
     let taken_over = append(log.as_ref(), &keyed(log.as_ref(), &http)).await;
     assert!(matches!(taken_over, AppendOutcome::Committed { .. }), "an expired key that still stands is free");
+    owner.execute("UPDATE idempotency_keys SET created_at = now() - interval '31 days'").await.expect("aged");
+    assert_eq!(log.keep_key(&http).await.expect("kept"), None, "also for who appends nothing");
+    assert!(log.keep_key(&http).await.expect("kept").is_some());
+    assert!(log.keep_key(&policy).await.expect("kept").is_some());
     owner.execute("UPDATE idempotency_keys SET created_at = now() - interval '31 days'").await.expect("aged");
     cluster.migrate(&Databases { logs: UNITS.to_vec(), views: false }).await;
     let left: i64 =

@@ -196,6 +196,10 @@ async fn http_keys_expire_and_the_keys_of_policies_stay() {
     assert!(log.find_key(&http.scope, &http.key).await.expect("read").is_some());
     clock.set(Timestamp::UNIX_EPOCH + SignedDuration::from_hours(24 * 30 + 1));
     assert!(log.find_key(&http.scope, &http.key).await.expect("read").is_none());
+    assert_eq!(log.keep_key(&http).await.expect("kept"), None, "an expired key is free");
+    assert!(log.keep_key(&http).await.expect("kept").is_some());
+    assert!(log.keep_key(&policy).await.expect("kept").is_some());
+    clock.set(Timestamp::UNIX_EPOCH + SignedDuration::from_hours(24 * 60 + 2));
     assert!(matches!(append(&log, &keyed(&log, &http)).await, AppendOutcome::Committed { .. }));
     assert!(matches!(append(&log, &keyed(&log, &http)).await, AppendOutcome::Replayed(_)));
     assert!(matches!(append(&log, &keyed(&log, &policy)).await, AppendOutcome::Replayed(_)));

@@ -67,7 +67,7 @@ pub struct KeyUse {
     /// SHA-256 of the request (lower-case hex).
     pub request_hash: String,
     pub keep: Keep,
-    /// The small outcome to answer a repetition with (ids and versions, never a body with personal data).
+    /// The small outcome to answer a repetition with: ids and versions, or the refusal of a step; nothing with personal data.
     pub outcome: serde_json::Value,
 }
 

@@ -89,7 +89,7 @@ pub trait Transfer: Send + Sync + 'static {
     /// subjects that are there already stay as they are; a follower is set, and its leader deposed.
     ///
     /// `Conflict` when the log does not stand at `after`, or (behind the first stretch) has another incarnation: then nothing is
-    /// written. `Corrupt` when the stretch is not dense or a stream's sequence skips. `UnknownOutcome` when the connection was
+    /// written. `Corrupt` when the stretch is not dense, or a stream's sequence skips or comes twice. `UnknownOutcome` when the connection was
     /// lost: the head tells.
     async fn import(&self, import: &Import) -> Result<()> {
         let _ = import;

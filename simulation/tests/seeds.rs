@@ -63,6 +63,15 @@ fn the_policies_hold() {
     all_hold(Part::Policies, 20, &with(&["leader deposed", "step done", "step refused", "hold expired"]));
 }
 
+/// Without settled steps (decision 0017) a unit stayed reserved for a draft in these.
+#[test]
+fn policies_hold_where_they_did_not_once() {
+    for seed in [101_791, 102_196, 102_458] {
+        let verdict = play(Part::Policies, seed, Options::default());
+        assert!(verdict.violations.is_empty(), "seed {seed}: {:#?}", verdict.violations);
+    }
+}
+
 #[test]
 fn the_relay_holds() {
     all_hold(Part::Relay, 20, &with(&["consumer died with a delivery", "broker wiped", "report completed"]));

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use domain::StreamId;
 use ports::{Checkpoint, Error, FollowerAt, Held, Import, Incarnation, KeptKey, Recorded, Result, Transfer, WrappedKey};
 use serde_json::value::RawValue;
-use sqlx::postgres::{PgConnection, PgRow};
+use sqlx::postgres::{PgConnection, PgCopyIn, PgDatabaseError, PgRow};
 use sqlx::{Connection, Executor};
 use uuid::Uuid;
 
@@ -26,8 +26,10 @@ const WRAPPED: &str = "SELECT subject, wrapped, (extract(epoch FROM created_at) 
         (extract(epoch FROM erased_at) * 1000000)::bigint AS erased_at
     FROM subject_keys WHERE subject > $1 ORDER BY subject LIMIT $2";
 
-/// The lock of `casitas_append`, in a statement of its own, and no longer than the session can be heard of.
+/// The lock of `casitas_append`, in a statement of its own, and no longer than the session can be heard of: in the middle of a COPY that
+/// is for the connection to tell.
 const LOCK: &str = "SET LOCAL idle_in_transaction_session_timeout = '10s'; SET LOCAL lock_timeout = '4s';
+    SET LOCAL tcp_keepalives_idle = 5; SET LOCAL tcp_keepalives_interval = 2; SET LOCAL tcp_keepalives_count = 3;
     SELECT pg_advisory_xact_lock(7161131779257103137)";
 
 /// The same lock for who only looks, held until the session ends; the server ends one that is not heard of.
@@ -138,8 +140,11 @@ impl Transfer for PostgresLog {
         match written {
             Ok(()) => within(self.what(), Call::Write, transaction.commit()).await,
             Err(error) => {
-                // A connection that does not answer is not asked to roll back.
-                if !error.is_transient() {
+                // A connection that does not answer is not asked to roll back, and not used again.
+                if error.is_transient() {
+                    drop(transaction);
+                    connection.close_on_drop();
+                } else {
                     within(self.what(), Call::Read, transaction.rollback()).await?;
                 }
                 Err(error)
@@ -203,18 +208,28 @@ impl PostgresLog {
         }
         let what = self.what();
         let mut stream = within(what, Call::Read, connection.copy_in_raw(EVENTS)).await?;
+        match self.send(&mut stream, &import.events).await {
+            Ok(()) => within(what, Call::Read, stream.finish()).await.map(drop).map_err(|error| twice(what, error)),
+            Err(error) if error.is_transient() => Err(error),
+            Err(error) => {
+                within(what, Call::Read, stream.abort("not all could be sent")).await?;
+                Err(error)
+            }
+        }
+    }
+
+    async fn send(&self, stream: &mut PgCopyIn<&mut PgConnection>, events: &[Recorded]) -> Result<()> {
         let mut piece = Vec::with_capacity(PIECE_BYTES * 2);
         piece.extend_from_slice(COPY_HEAD);
-        for event in &import.events {
+        for event in events {
             row(&mut piece, event)?;
             if piece.len() >= PIECE_BYTES {
-                within(what, Call::Read, stream.send(piece.as_slice())).await?;
+                within(self.what(), Call::Read, stream.send(piece.as_slice())).await?;
                 piece.clear();
             }
         }
         piece.extend_from_slice(&COPY_END);
-        within(what, Call::Read, stream.send(piece.as_slice())).await?;
-        within(what, Call::Read, stream.finish()).await.map(drop)
+        within(self.what(), Call::Read, stream.send(piece.as_slice())).await.map(drop)
     }
 
     async fn write_beside(&self, connection: &mut PgConnection, import: &Import) -> Result<()> {
@@ -248,6 +263,17 @@ impl PostgresLog {
         }
         Ok(())
     }
+}
+
+/// An event that stands in its stream's place already is not a value that the server refuses, but history that does not fit.
+fn twice(what: &str, error: Error) -> Error {
+    let Error::Rejected { source: Some(source), .. } = &error else { return error };
+    let Some(database) = source.downcast_ref::<sqlx::Error>().and_then(sqlx::Error::as_database_error) else { return error };
+    if database.constraint() != Some("events_pkey") {
+        return error;
+    }
+    let detail = database.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::detail).unwrap_or_default();
+    Error::corrupt(format!("{what}: an event of a stream comes twice: {detail}"))
 }
 
 /// An event's columns in the order of [`EVENTS`].

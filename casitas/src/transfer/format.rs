@@ -179,7 +179,7 @@ pub struct KeyLine {
     pub outcome: Box<RawValue>,
 }
 
-/// `None` for a key that stays behind: that of an HTTP caller, or one of an event beyond the export.
+/// `None` for a key that stays behind: that of an HTTP caller, or one that was kept beyond the export.
 pub fn key_line(context: Context, upto: Position, key: KeptKey) -> Option<Line> {
     let stays_behind = key.keep != Keep::Forever || key.position > upto;
     let KeptKey { scope, key, request_hash, position, created_at, outcome, .. } = (!stays_behind).then_some(key)?;

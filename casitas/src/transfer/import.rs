@@ -24,10 +24,12 @@ use crate::output::Printer;
 use crate::platform::{Platform, Role};
 use crate::secrets::Secrets;
 
-/// Rows of one transaction.
+/// Rows of one transaction, or so many bytes of payloads.
 const BATCH: usize = 20_000;
-/// Lines are handed on so many at a time, and so often ahead of who takes them.
+const BATCH_BYTES: usize = 32 * 1024 * 1024;
+/// Lines are handed on so many at a time, or so many bytes of them, and so often ahead of who takes them.
 const LINES: usize = 1_000;
+const LINES_BYTES: usize = 1024 * 1024;
 const AHEAD: usize = 20;
 
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
@@ -106,7 +108,11 @@ pub async fn import(settings: &Settings, args: &ImportArgs, printer: &mut Printe
         written = writer.run(&args.file, &subjects) => written,
         () = interrupts.next() => Err(Refusal::new(exit::INTERRUPTED, "interrupted").into()),
     };
-    let settled = writer.settle().await;
+    // A second signal does not wait.
+    let settled = tokio::select! {
+        settled = writer.settle() => settled,
+        () = interrupts.next() => Ok(()),
+    };
     writer.progress.clear();
     if let Err(error) = written.and(settled) {
         let code = error.downcast_ref::<Refusal>().map_or(exit::FAILED, |refusal| refusal.code);
@@ -324,6 +330,7 @@ impl<'a> Writer<'a> {
             let stands = log.head().await.map_err(chained)?.position;
             let mut stored = Stored::of(&**log, stands);
             let mut import = Import { incarnation: head.incarnation, after: stands, ..Import::default() };
+            let mut bytes = 0;
             loop {
                 match next {
                     Some(Line::Event(event)) if event.context == context => {
@@ -331,6 +338,7 @@ impl<'a> Writer<'a> {
                         if event.position <= stands {
                             stored.compare(&event).await?;
                         } else {
+                            bytes += event.payload.get().len();
                             import.events.push(event);
                         }
                     }
@@ -340,8 +348,9 @@ impl<'a> Writer<'a> {
                         break;
                     }
                 }
-                if import.events.len() + import.keys.len() >= BATCH {
+                if import.events.len() + import.keys.len() >= BATCH || bytes >= BATCH_BYTES {
                     self.write(log, &mut import).await?;
+                    bytes = 0;
                 }
                 next = lines.next().await?;
             }
@@ -374,8 +383,11 @@ impl<'a> Writer<'a> {
     }
 
     async fn settle(&mut self) -> Result<()> {
-        let Some((at, count, write)) = self.under_way.take() else { return Ok(()) };
-        write.await.context("the write panicked")?.map_err(chained)?;
+        // It stays here until it has ended: whoever is interrupted while he waits waits for it once more.
+        let Some((_, _, write)) = &mut self.under_way else { return Ok(()) };
+        let written = write.await;
+        let Some((at, count, _)) = self.under_way.take() else { return Ok(()) };
+        written.context("the write panicked")?.map_err(chained)?;
         self.at = at;
         self.progress.add(count);
         Ok(())
@@ -396,14 +408,18 @@ impl Lines {
     fn of(mut reader: LineReader, path: &Path) -> Self {
         let (sender, chunks) = mpsc::channel(AHEAD);
         tokio::task::spawn_blocking(move || {
-            let (mut last, mut lines) = (None, Vec::with_capacity(LINES));
+            let (mut last, mut lines, mut bytes) = (None, Vec::with_capacity(LINES), 0);
             while last.is_none() {
                 match reader.next() {
-                    Ok(Some(line)) => lines.push(line),
+                    Ok(Some(line)) => {
+                        bytes += reader.text().len();
+                        lines.push(line);
+                    }
                     Ok(None) => last = Some(Ok(vec![])),
                     Err(error) => last = Some(Err(error)),
                 }
-                if lines.len() == LINES || last.is_some() {
+                if lines.len() == LINES || bytes >= LINES_BYTES || last.is_some() {
+                    bytes = 0;
                     let full = std::mem::replace(&mut lines, Vec::with_capacity(LINES));
                     // Whoever takes them has gone: so does this.
                     if sender.blocking_send(Ok(full)).is_err() {

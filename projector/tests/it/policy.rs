@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use domain::finances::{Account, Ledger};
 use domain::legal::{Lease, LeaseProcess, LeaseState, ProcessEvent};
 use domain::{AggregateKind, Context};
+use ports::EventLog;
 use uuid::Uuid;
 
 use crate::support::{Moment, World, draft, send, sign, started_unit, until, void};
@@ -95,6 +96,29 @@ async fn of_many_leases_for_one_unit_one_is_sent_and_the_others_are_drafts_again
     let other = *leases.iter().find(|lease_id| **lease_id != sent[0]).expect("another lease");
     send(&client, other).await;
     settled(&world, other, LeaseState::Sent).await;
+    process.stop().await;
+}
+
+/// So that a leader who was deposed in the middle of the step, and comes late with it, is refused as well.
+#[tokio::test(start_paused = true)]
+async fn a_refused_step_is_kept_in_the_log_where_it_would_have_had_its_effect() {
+    let world = World::new();
+    let process = world.start(vec![]);
+    let client = world.client();
+    let unit_id = started_unit(&client).await;
+    let (first, second) = (draft(&client, unit_id).await, draft(&client, unit_id).await);
+    send(&client, first).await;
+    settled(&world, first, LeaseState::Sent).await;
+    send(&client, second).await;
+    settled(&world, second, LeaseState::Draft).await;
+    let requests = world.events(Context::Legal).await.into_iter().filter(|event| event.event_type == "LeaseSendRequested");
+    let requests: Vec<String> = requests.map(|event| format!("{}:reserve_unit", event.event_id)).collect();
+    let mut kept = vec![];
+    for key in &requests {
+        kept.push(world.log(Context::Units).find_key(NAME, key).await.expect("read").expect("kept").outcome);
+    }
+    assert!(kept[0].get("refused").is_none(), "{kept:?}");
+    assert_eq!(kept[1]["refused"]["code"], "UNIT_NOT_AVAILABLE", "{kept:?}");
     process.stop().await;
 }
 

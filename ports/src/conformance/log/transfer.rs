@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use domain::{Date, StreamId};
+use serde_json::value::to_raw_value;
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -34,6 +36,18 @@ pub async fn a_log_moves_to_an_empty_one_as_it_was(from: &dyn EventLog, empty: &
 
     for step in &steps {
         empty.import(step).await.expect("imported");
+    }
+    // A stream that goes on must stand where it is gone on with.
+    let first_of = |stream: &StreamId| last.events.iter().find(|event| event.stream == *stream).map(|event| event.sequence);
+    let gone_on = last.events.iter().map(|event| event.stream.clone()).find(|stream| first_of(stream) > Some(1));
+    let gone_on = gone_on.expect("one of a stream that is there");
+    for (moved, what) in [(1, "skips one"), (-1, "comes twice")] {
+        let mut moved_on = last.clone();
+        for event in moved_on.events.iter_mut().filter(|event| event.stream == gone_on) {
+            event.sequence = event.sequence.checked_add_signed(moved).expect("a sequence");
+        }
+        let refused = empty.import(&moved_on).await;
+        assert!(matches!(refused, Err(Error::Corrupt(_))), "a sequence that {what}: {refused:?}");
     }
     let again = empty.import(&steps[0]).await;
     assert!(matches!(again, Err(Error::Conflict(_))), "{again:?}");
@@ -101,6 +115,16 @@ async fn fill(log: &dyn EventLog) -> String {
     let erased = fresh("party");
     commit(log, &sealed(log, &erased, b"wrapped")).await;
     log.destroy_subject_key(&erased).await.expect("destroyed");
+    // What is rare: nobody's child, no trace, long ago, and larger than what is sent at once.
+    let stream = fresh_stream(log);
+    let mut rare = request(vec![to(&stream, 0, events(1))]);
+    (rare.metadata.causation_id, rare.metadata.traceparent) = (None, None);
+    rare.streams[0].events[0].effective_on = Date::constant(1899, 12, 31);
+    commit(log, &rare).await;
+    let mut large = request(vec![to(&stream, 1, events(1))]);
+    large.streams[0].events[0].payload = to_raw_value(&"ñ".repeat(200_000)).expect("JSON");
+    commit(log, &large).await;
+    commit(log, &request(vec![to(&stream, 2, events(1))])).await;
     let moved = fresh("moved");
     let term = log.claim_follower(&moved).await.expect("claimed").expect("free");
     let at = log.head().await.expect("a head");

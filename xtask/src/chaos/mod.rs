@@ -64,7 +64,8 @@ type Bug = (&'static str, &'static [&'static str], usize, &'static [&'static str
 pub const BUGS: [Bug; 3] = [
     ("no-lock", &["end-backends"], 3, &[checker::DISORDER]),
     ("checkpoint-before-view", &["kill-projector", "end-backends", "reset"], 12, &[checker::FOLD]),
-    ("ack-before-append", &["kill-worker"], 5, &[checker::REPORTS]),
+    // A report is being worked on in about every fourth moment.
+    ("ack-before-append", &["kill-worker"], 20, &[checker::REPORTS]),
 ];
 
 #[derive(Clone, Debug)]
